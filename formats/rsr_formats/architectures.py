@@ -127,6 +127,7 @@ class Architecture:
         gguf_names: values of `general.architecture`; an export writes the first.
         family: what its models are called; "": as the class.
         is_runnable: whether `rsr_runtime.llm` can run it.
+        in_transformers: whether transformers has the class itself, without code from elsewhere.
         has_head: whether it has an output head; one without gives hidden states, not text.
         base_name: name of the class that is its decoder without a head; "": "...Model".
         attn_sub_norm: name of the norm before o_proj within a layer, or None.
@@ -178,6 +179,7 @@ class Architecture:
     gguf_names: tuple[str, ...] = ()
     family: str = ""
     is_runnable: bool = True
+    in_transformers: bool = True
     has_head: bool = True
     base_name: str = ""
     attn_sub_norm: str | None = None
@@ -335,6 +337,7 @@ ARCHITECTURES = (
         "llama",
         ("bitnet",),
         family="1bitLLM's BitNet b1.58",
+        in_transformers=False,
         attn_sub_norm="self_attn.inner_attn_ln",
         ffn_sub_norm="mlp.ffn_layernorm",
         int8_activations=True,
@@ -461,6 +464,7 @@ ARCHITECTURES = (
     Architecture(
         "Gemma3ForCausalLM",
         "gemma3_text",
+        ("gemma3",),
         base_name="Gemma3TextModel",
         norms=Norms(
             "input_layernorm",
@@ -490,6 +494,7 @@ ARCHITECTURES = (
         "MiniCPMForCausalLM",
         "minicpm",
         ("minicpm",),
+        in_transformers=False,
         permutes_qk=True,
         embedding_factor=Factor("scale_emb"),
         residual_factor=Factor("scale_depth", size="num_hidden_layers", size_power=-0.5),
@@ -511,6 +516,7 @@ ARCHITECTURES = (
     Architecture(
         "MobileLLMForCausalLM",
         "mobilellm",
+        in_transformers=False,
         layer_runs=2,
         rms_norm_eps=1e-5,
         tie_key="share_embedding",
@@ -623,6 +629,15 @@ class DecoderNames:
         prefix = min(PREFIXES, key=lambda p: (-counts[p], PREFIXES.index(p)))
         own = [f"{prefix}lm_head", *(["language_model.lm_head"] if "language" in prefix else [])]
         return cls(prefix, next((head for head in ("lm_head", *own) if head in heads), "lm_head"))
+
+    def usual(self, name: str) -> str:
+        """Return the name that a tensor or module of these names has in a class with a head."""
+        usual = DecoderNames()
+        if name == self.head or name.startswith(f"{self.head}."):
+            return usual.head + name.removeprefix(self.head)
+        if name.startswith(self.prefix):
+            return usual.prefix + name.removeprefix(self.prefix)
+        return name
 
 
 def has_decoder(tensors: Iterable[str]) -> bool:

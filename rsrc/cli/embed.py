@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,11 +117,17 @@ def embed(
             found = [line.removesuffix("\r") for line in lines]
         if prompt is not None:
             prompt = typed(prompt, "--prompt")
-        with progress_bar("embedding", in_bytes=False) as shown:
+        with (
+            warnings.catch_warnings(record=True) as said,
+            progress_bar("embedding", in_bytes=False) as shown,
+        ):
+            warnings.simplefilter("always")
             vectors = model.embed(
                 found, prompt=prompt, prompt_name=prompt_name, **options,
                 progress=None if shown is None else partial(shown, ""),
             )  # fmt: skip
+    for warning in said:
+        click.echo(f"rsrc: {printable(str(warning.message))}", err=True)
     if output is not None:
         with atomic_file(output, force) as to:
             numpy.save(to, vectors)

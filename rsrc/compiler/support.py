@@ -74,10 +74,17 @@ def check_source(checkpoint: Checkpoint, tensors: Mapping[str, Recognized]) -> S
 
     facts = {}
     for name, t in tensors.items():
+        is_rotated = checkpoint.basis is not None and name in checkpoint.basis.names
         if isinstance(t, TernaryTensor):
-            facts[name] = TensorFacts(t.shape, None, t.group_columns is not None, t.layout.name)
+            facts[name] = TensorFacts(
+                t.shape,
+                None,
+                t.group_columns is not None,
+                t.layout.name,
+                is_rotated=is_rotated,
+            )
         else:
-            facts[name] = TensorFacts(t.tensor.shape, t.tensor.dtype)
+            facts[name] = TensorFacts(t.tensor.shape, t.tensor.dtype, is_rotated=is_rotated)
     return check(_SourceFiles(checkpoint.files), facts, checkpoint.metadata)
 
 

@@ -113,7 +113,7 @@ TOKENIZER: Keys = {
 
 _EXPERTS = "routes tokens to experts"
 _OWN_EXPERTS = "routes tokens to experts, which an architecture must have"
-_WINDOW = "sets layers with a sliding window apart (without windows it changes nothing)"
+_WINDOW = "sets layers with a sliding window apart (Gemma 3's become settings)"
 _ADAPTIVE = "low-rank factors of another attention"
 _EXTRA = "settings of other kinds of layers"
 
@@ -161,7 +161,9 @@ ARCHITECTURE: Keys = {
     "attention.clamp_kqv": _unsupported("limits queries, keys and values", 0.0, 0),
     "attention.max_alibi_bias": _unsupported("position biases (ALiBi)", 0.0, 0),
     "attention.causal": _unsupported("attention to later tokens", True),
-    "attention.sliding_window": _unsupported("attention to the last tokens only", 0),
+    "attention.sliding_window": _unsupported(
+        "attention to the last tokens only (a setting of classes with windows)", 0
+    ),
     "attention.sliding_window_pattern": _unsupported(_WINDOW, 0),
     "attention.key_length_swa": _unsupported(_WINDOW, 0),
     "attention.value_length_swa": _unsupported(_WINDOW, 0),

@@ -61,6 +61,8 @@ _MAX_HEAD_DIM = 1 << 16
 _MAX_LAYERS = 1 << 15  # a file has no more tensors
 _INTERVAL = 4  # llama.cpp's default
 _MIXERS = ("full_attention", "linear_attention")
+_WINDOWS = ("full_attention", "sliding_attention")
+_GEMMA_27B_LAYERS = 62
 # The multipliers of the only model when GGUF had no keys for them.
 _MINICPM_2B = {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 256}
 
@@ -128,6 +130,10 @@ def hf_config(
         config["sliding_window"] = (
             whole_of(metadata.get(prefix + "attention.sliding_window")) or None
         )
+    if "sliding_window_pattern" in known.own_keys:
+        config.update(_kinds_of_windows(metadata, prefix, config))
+    if known.attention_factor is not None:
+        config[known.attention_factor.key] = _attention_size(config)
     if _ORIGINAL in known.own_keys:
         config[_ORIGINAL] = whole_of(metadata.get(f"{prefix}rope.scaling.original_context_length"))
     rope = Rope(rotated or head_dim, config["rope_theta"], config["max_position_embeddings"])
@@ -168,6 +174,10 @@ def gguf_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
         raise SourceError(
             f"config.json: architecture {shown(found)}, for which GGUF has no names"
             + nearest(found, (a.name for a in ARCHITECTURES if a.gguf_names))
+        )
+    if "rope_local_base_freq" in known.own_keys:
+        raise SourceError(
+            f"config.json: architecture {known.name}, whose GGUF files are read, but not written"
         )
     name = known.gguf_names[0]
     prefix = f"{name}."
@@ -301,6 +311,40 @@ def _head_dim(metadata: Mapping[str, Any], prefix: str, config: Mapping[str, Any
     if hidden and heads:
         return int(hidden) // int(heads)
     return whole_of(metadata.get(prefix + "rope.dimension_count"))
+
+
+def _kinds_of_windows(
+    metadata: Mapping[str, Any], prefix: str, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return which layers have a window, and the base of their frequencies.
+
+    What is absent from the metadata has the same default in llama.cpp and in transformers.
+    """
+    if config["sliding_window"] is None:
+        return {"sliding_window_pattern": 1}  # none, which config.json cannot say otherwise
+    key = prefix + "attention.sliding_window_pattern"
+    found, layers = metadata.get(key), config["num_hidden_layers"] or 0
+    result: dict[str, Any] = {
+        "rope_local_base_freq": number_of(metadata.get(prefix + "rope.freq_base_swa"))
+    }
+    if isinstance(found, np.ndarray) and found.dtype.kind in "biu" and len(found) >= layers:
+        result["layer_types"] = [_WINDOWS[bool(has_window)] for has_window in found[:layers]]
+    elif found is not None:
+        result["sliding_window_pattern"] = whole_of(found) or None
+        if result["sliding_window_pattern"] is None:
+            raise SourceError(
+                f"{key} is {shown(str(found)[:40])}, expected a positive integer, or one value for "
+                f"each of {layers} layers"
+            )
+    return result
+
+
+def _attention_size(config: Mapping[str, Any]) -> int | None:
+    """Return the size whose root divides attention scores, as llama.cpp: GGUF has no key for it."""
+    if config["num_hidden_layers"] == _GEMMA_27B_LAYERS and config["num_attention_heads"]:
+        return int(config["hidden_size"] or 0) // int(config["num_attention_heads"])
+    head_dim: int | None = config["head_dim"]
+    return head_dim
 
 
 def _layer_types(metadata: Mapping[str, Any], prefix: str, layers: int) -> list[str]:

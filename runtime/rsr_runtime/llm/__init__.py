@@ -21,9 +21,11 @@ from .errors import (
     PromptError,
     QueueFullError,
     TemplateError,
+    TruncatedTextWarning,
 )
 from .generate import Generation, Stream
 from .job import Job
+from .likelihood import LogLikelihood
 from .model import ChatPrompt, LanguageModel, load
 from .perplexity import Perplexity
 from .pooling import EmbeddingConfig, read_embedding_config
@@ -46,6 +48,7 @@ __all__ = [
     "Job",
     "JobStream",
     "LanguageModel",
+    "LogLikelihood",
     "ModelError",
     "NoHeadError",
     "NoPoolingError",
@@ -57,6 +60,7 @@ __all__ = [
     "Support",
     "TemplateError",
     "TensorFacts",
+    "TruncatedTextWarning",
     "check",
     "load",
     "read_embedding_config",

@@ -44,6 +44,7 @@ class TensorFacts:
         has_groups: whether groups of columns have their own scales.
         layout: how the source stored a matrix (formats/SPEC.md); "" for a dense tensor.
         is_permuted: whether a matrix is in encoding permuted.
+        is_rotated: whether it is in a rotated basis.
     """
 
     shape: tuple[int, ...]
@@ -51,13 +52,16 @@ class TensorFacts:
     has_groups: bool = False
     layout: str = ""
     is_permuted: bool = False
+    is_rotated: bool = False
 
     @classmethod
     def of_record(cls, t: records.Tensor) -> TensorFacts:
         """Return the facts of a tensor in the header of a file."""
+        is_rotated = t.rotation is not None
         if isinstance(t, records.DenseTensor):
-            return cls(t.shape, t.dtype)
-        return cls(t.shape, None, t.is_grouped, t.source.layout, t.encoding == "permuted")
+            return cls(t.shape, t.dtype, is_rotated=is_rotated)
+        is_permuted = t.encoding == "permuted"
+        return cls(t.shape, None, t.is_grouped, t.source.layout, is_permuted, is_rotated)
 
 
 class ModelFacts(Mapping[str, TensorFacts]):
@@ -77,9 +81,10 @@ class ModelFacts(Mapping[str, TensorFacts]):
                 matrix.group_columns < matrix.shape[1],
                 matrix.layout,
                 matrix.encoding == "permuted",
+                matrix.rotation is not None,
             )
         dense = self._model.dense(name)
-        return TensorFacts(dense.shape, dense.dtype)
+        return TensorFacts(dense.shape, dense.dtype, is_rotated=dense.rotation is not None)
 
     def __contains__(self, name: object) -> bool:
         return name in self._model
@@ -242,19 +247,18 @@ class _Checker:
         if self._is_other_kind(prefix, self._config.layer(number)):
             return
         every = list(declared(self._config, self._config.layer(number)))
-        missing = [
-            one.name
-            for one in every
-            if isinstance(one, DeclaredLinear) and one.share < 1
-            if f"{prefix}{one.name}.weight" not in self._tensors
-        ]
+        experts = [one.name for one in every if one.name.startswith(f"{EXPERTS}.")]
+        missing = [name for name in experts if f"{prefix}{name}.weight" not in self._tensors]
         if missing:
             names = listed([f"{name}.weight" for name in missing], _MAX_EXPERTS_LISTED)
             self.problems.append(f"experts of {prefix.removesuffix('.')} are missing: {names}")
             every = [one for one in every if one.name not in missing]
+            experts = [name for name in experts if name not in missing]
+        for name in experts:
+            self._expert(prefix + name)
+        for kind in (".down_proj", (".gate_proj", ".up_proj")):
+            self._basis([prefix + name for name in experts if name.endswith(kind)])
         for one in every:
-            if isinstance(one, DeclaredLinear) and one.share < 1:
-                self._expert(prefix + one.name)
             if isinstance(one, DeclaredLinear):
                 self._linear(prefix + one.name, one)
             else:
@@ -263,7 +267,18 @@ class _Checker:
     def _expert(self, name: str) -> None:
         if self._tensors[f"{name}.weight"].is_permuted:
             self.problems.append(
-                f"{name}.weight is in encoding permuted, and experts run in encoding ranked only"
+                f"{name}.weight is in encoding permuted, and experts run in encoding ranked only: "
+                "compile without --encoding permuted"
+            )
+
+    def _basis(self, experts: Sequence[str]) -> None:
+        """Check that experts that multiply the same inputs are in one basis."""
+        rotated = [name for name in experts if self._tensors[f"{name}.weight"].is_rotated]
+        if rotated and len(rotated) < len(experts):
+            other = next(name for name in experts if name not in set(rotated))
+            self.problems.append(
+                f"{rotated[0]}.weight is in a rotated basis and {other}.weight is not, expected "
+                "one basis of all experts of a layer"
             )
 
     def _linear(self, name: str, declared: DeclaredLinear) -> None:

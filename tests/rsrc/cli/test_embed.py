@@ -51,6 +51,13 @@ def test_options(encoder: Path) -> None:
     np.testing.assert_array_equal([json.loads(line)], expected)
 
 
+def test_texts_that_are_cut_are_named(encoder: Path) -> None:
+    found = rsrc("embed", encoder, "a", "b " * 130)
+    assert len(done(found).splitlines()) == 2
+    said = "rsrc: 1 text cut to 250 tokens, the most that the model was made for: text 1 has 261\n"
+    assert found.stderr == said
+
+
 def test_refused(encoder: Path, language_models: LanguageModels, tmp_path: Path) -> None:
     model = language_models.path("bitnet-2b")
     assert "does not say how to pool the states" in refused(rsrc("embed", model, "a"))
