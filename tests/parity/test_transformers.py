@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 import rsrc
 from rsr_runtime.errors import OptionError, ReplacedError
@@ -535,6 +536,20 @@ def test_settings_are_checked(folder: Path, settings: dict[str, Any], message: s
     change(folder, **settings)
     with pytest.raises(OptionError, match=f"quantization_config: {message}"):
         load(folder)
+
+
+def test_an_embedding_of_another_kind_is_not_replaced(tmp_path: Path) -> None:
+    """Gemma's multiplies its rows by a factor, so its ternary embedding is written as floats."""
+    family = dataclasses.replace(FAMILIES["gemma3"], everything=True)
+    export_pretrained(family.build(tmp_path), tmp_path / "exported")
+    model = load(tmp_path / "exported")
+    assert type(model.model.embed_tokens).__name__ == "Gemma3TextScaledWordEmbedding"
+    assert type(model.lm_head) is RsrLinear
+    tensors = load_file(tmp_path / "exported" / "model.safetensors")
+    del tensors["model.embed_tokens.weight"]
+    save_file(tensors, tmp_path / "exported" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(OptionError, match=r"no linear layer of its shape for model\.embed_tokens"):
+        load(tmp_path / "exported")
 
 
 def test_layers_must_fit(folder: Path) -> None:
