@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .text import quoted, similar
+
 # `Architecture.mixers` of a class without others; "attention" is in older files.
 ATTENTION_ONLY = {
     "full_attention": "attention",
@@ -462,6 +464,7 @@ ARCHITECTURES = (
     Architecture(
         "Gemma3ForCausalLM",
         "gemma3_text",
+        ("gemma3",),
         base_name="Gemma3TextModel",
         norms=Norms(
             "input_layernorm",
@@ -589,6 +592,7 @@ PREFIXES = (
 ANY_PREFIX = "|".join(sorted(map(re.escape, PREFIXES), key=len, reverse=True))  # for patterns
 _IN_DECODER = re.compile(rf"({ANY_PREFIX})(?:layers\.[0-9]|embed_tokens\.weight)")
 _ANYWHERE = re.compile(r"(.*?)layers\.0\.(?:self_attn|linear_attn|mlp)\..*", re.DOTALL)
+_LIKENESS = 0.7  # of names of architectures, most of which are short
 _MAX_NAME = 1000  # characters that are searched
 _MAX_INTERVAL = 1000  # layers from one with full attention to the next
 _DRAFT_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
@@ -720,6 +724,23 @@ def first_class(config: Mapping[str, Any]) -> object:
     """Return the first entry under `architectures`, of any type; None if there is none."""
     classes = config.get("architectures")
     return classes[0] if isinstance(classes, list) and classes else None
+
+
+def nearest(name: object, names: Iterable[str]) -> str:
+    """Return "; similar: 'X', 'Y'", for a sentence on an unknown architecture; "" if none is.
+
+    Args:
+        name: the unknown name, of any type.
+        names: the known ones, of classes or of GGUF architectures.
+    """
+    known = {_stem(n): n for n in names}
+    found = similar(_stem(name), list(known), _LIKENESS) if isinstance(name, str) else []
+    return f"; similar: {quoted([known[stem] for stem in found])}" if found else ""
+
+
+def _stem(name: str) -> str:
+    """Return the name of a class without what it is for, which most names share."""
+    return name.partition("For")[0]
 
 
 def of_gguf(name: object) -> Architecture | None:

@@ -23,6 +23,7 @@ from .bench import bench
 from .compile import compile_command
 from .decompile import decompile, unpack
 from .embed import embed
+from .eval import evaluate_command
 from .export_transformers import export_transformers
 from .inspect import inspect, verify
 from .llm import chat, perplexity, run
@@ -96,6 +97,6 @@ def info(as_json: bool) -> None:
 
 for _command in (
     compile_command, inspect, verify, decompile, unpack, export_transformers, bench, run, chat,
-    embed, perplexity, serve,
+    embed, perplexity, evaluate_command, serve,
 ):  # fmt: skip
     main.add_command(_command)

@@ -146,7 +146,7 @@ def compile(
         notes = (
             *checkpoint.notes,
             *unmatched(checkpoint, options),
-            *activation_notes(checkpoint, quantize),
+            *activation_notes(checkpoint, quantize, per),
         )
     output_bytes = Path(output).stat().st_size
     return Report(

@@ -224,6 +224,7 @@ def _advice(checkpoint: Checkpoint, found: Sequence[Recognized], options: Compil
 
 
 def _is_packed(checkpoint: Checkpoint, tensor: SourceTensor) -> bool:
-    """Return whether a matrix is of codes, as MLX packs them, beside which floats are scales."""
+    """Return whether a matrix was of codes, or is of codes beside which floats are scales."""
     base = tensor.name.removesuffix("weight")
-    return tensor.dtype == "U32" and f"{base}scales" in checkpoint.tensors
+    is_mlx = tensor.dtype == "U32" and f"{base}scales" in checkpoint.tensors
+    return is_mlx or tensor.origin is not None

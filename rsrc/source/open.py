@@ -21,6 +21,7 @@ from .gguf.open import first_parts, open_gguf
 from .hub.cache import cached_models, resolved
 from .hub.download import download
 from .hub.name import hub_name, possible_name
+from .mlx_codes import with_floats
 from .mlx_hybrid import as_in_transformers
 from .refuse import PICKLES, is_pickle, refuse_by_config, refuse_pickles, refuse_unsupported
 from .rotated_folder import with_basis
@@ -86,7 +87,7 @@ def checked(checkpoint: Checkpoint, note: str | None = None) -> Checkpoint:
         checkpoint = replace(checkpoint, notes=(note, *checkpoint.notes))
     checkpoint = with_basis(checkpoint)
     refuse_unsupported(checkpoint)
-    checkpoint = as_in_transformers(text_only(checkpoint))
+    checkpoint = with_floats(as_in_transformers(text_only(checkpoint)))
     missing = _missing(checkpoint)
     if missing is not None:
         raise SourceError(f"{checkpoint.path}: {missing}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import RawIOBase
@@ -97,3 +98,37 @@ class SourceTensor:
                     f"{self.path}: the file ended while tensor {self.name!r} was read"
                 )
             left = left[count:]
+
+
+class ConvertedTensor(SourceTensor, ABC):
+    """A tensor whose bytes follow from what the file holds."""
+
+    @abstractmethod
+    def panels(self) -> Iterator[ByteArray]:
+        """Yield all bytes from front to back, uint8 (n,) each, some rows at a time."""
+
+    def read(self, buffer: ByteArray | None = None) -> ByteArray:
+        """Read all bytes; see SourceTensor."""
+        data = np.empty(self.nbytes, np.uint8) if buffer is None else buffer[: self.nbytes]
+        position = 0
+        for panel in self.panels():
+            data[position : position + len(panel)] = panel
+            position += len(panel)
+        return data
+
+    def pieces(self, size: int = PIECE) -> Iterator[memoryview]:
+        """Read the bytes in pieces of `size`; see SourceTensor."""
+        piece = np.empty(min(size, self.nbytes), np.uint8)
+        filled = 0
+        for panel in self.panels():
+            rest = panel
+            while len(rest):
+                part = rest[: len(piece) - filled]
+                piece[filled : filled + len(part)] = part
+                filled += len(part)
+                rest = rest[len(part) :]
+                if filled == len(piece):
+                    yield piece.data
+                    filled = 0
+        if filled:
+            yield piece[:filled].data

@@ -74,7 +74,7 @@ class Choice:
     @property
     def is_file(self) -> bool:
         """Whether the name is that of a file."""
-        return self.name.file in self.files
+        return bool(self.name.file) and self.name.file in self.files
 
     @cached_property
     def folder(self) -> PurePosixPath:
@@ -115,7 +115,9 @@ class Choice:
     def _beside(self) -> list[str]:
         """The names of the files in the folder."""
         paths = [PurePosixPath(path) for path in self.files]
-        return sorted(p.name for p in paths if p.parent == self.folder and p.name[0] != ".")
+        return sorted(
+            p.name for p in paths if p.parent == self.folder and not p.name.startswith(".")
+        )
 
     @property
     def _indexes(self) -> list[str]:

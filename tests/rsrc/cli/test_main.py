@@ -99,6 +99,10 @@ OPTIONS = {
         "--type [TQ1_0|TQ2_0|Q2_0|PQ2_0]", "--force",
     ],
     "unpack": ["FILE", "-o, --output", "--force", "--json"],
+    "eval": [
+        "FILE", "--tasks", "--num-fewshot", "--limit", "--include-path", "--apply-chat-template",
+        "-o, --output FILE", "--force", *LOADING, "--json",
+    ],
     "export-transformers": ["FILE DIRECTORY", "--force"],
     "bench": ["[FILE]", "--shape MxN", "--plot FILE.png", "--json"],
     "demo": [],

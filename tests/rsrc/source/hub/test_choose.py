@@ -34,7 +34,7 @@ def choice(*files: str, file: str = "") -> Choice:
     ],
 )  # fmt: skip
 def test_weights(files: list[str], file: str, weights: list[str], tmp_path: Path) -> None:
-    assert choice(*files, ".gitattributes", file=file).weights(tmp_path).files == weights
+    assert choice(*files, ".gitattributes", "", file=file).weights(tmp_path).files == weights
 
 
 def test_an_index_names_the_shards(tmp_path: Path) -> None:
