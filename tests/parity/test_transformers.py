@@ -15,6 +15,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 import numpy as np
@@ -325,6 +326,23 @@ def test_pushing_while_saving_is_refused(pair: Any, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"call model\.push_to_hub\(NAME\) instead"):
         pair[1].save_pretrained(tmp_path / "x", push_to_hub=True)
     assert not (tmp_path / "x").exists()
+
+
+def test_push_to_hub_uploads_all_files(pair: Any) -> None:
+    """With an uploader that only looks, in place of the one that needs the Hub."""
+    uploaded: set[str] = set()
+
+    def look(directory: str, *arguments: Any, **options: Any) -> None:
+        uploaded.update(path.name for path in Path(directory).iterdir())
+
+    with (
+        judge.quiet(),
+        mock.patch("transformers.utils.hub.hf_api"),
+        mock.patch("transformers.utils.hub.create_and_tag_model_card"),
+        mock.patch.object(type(pair[1]), "_upload_modified_files", side_effect=look),
+    ):
+        pair[1].push_to_hub("org/model")
+    assert {"config.json", "model.safetensors", "model.rsr"} <= uploaded
 
 
 def test_copies_and_pickles(pair: Any, tmp_path: Path) -> None:
