@@ -289,8 +289,8 @@ def _read(
         names = (a.gguf_names[0] for a in ARCHITECTURES if a.is_runnable and a.gguf_names)
         known = ", ".join(dict.fromkeys(names))
         raise ModelError(
-            f"the GGUF file has architecture {shown(name)}, which is not supported; known are "
-            f"{known}. {_ADVICE}"
+            f"the GGUF file has architecture {shown(name)}, which is not supported"
+            f"{_missing(name)}; known are {known}. {_ADVICE}"
         )
     values = read_json(files, "config.json")
     return values, _architecture(values), read_generation_config(files)
@@ -442,11 +442,15 @@ def _architecture(config: Mapping[str, Any]) -> Architecture:
         return found
     named = first_class(config) or config.get("model_type")
     known = ", ".join(a.name for a in ARCHITECTURES if a.is_runnable)
-    why = f": it has {MISSING[named]}" if isinstance(named, str) and named in MISSING else ""
     raise ModelError(
-        f"config.json: architecture {shown(named)} is not supported{why}; known are {known}. "
-        f"{_ADVICE}"
+        f"config.json: architecture {shown(named)} is not supported{_missing(named)}; known are "
+        f"{known}. {_ADVICE}"
     )
+
+
+def _missing(named: object) -> str:
+    """Say what an architecture has that is not supported; "" if it is not known."""
+    return f": it has {MISSING[named]}" if isinstance(named, str) and named in MISSING else ""
 
 
 def _modules(entries: object) -> ModulesToNotConvert:

@@ -133,6 +133,8 @@ def test_a_file_without_config() -> None:
         "the GGUF file has architecture 'mamba', which is not supported; known are "
         f"{', '.join(dict.fromkeys(known))}. Its matrices can still be multiplied one by one",
     )
+    (reason,) = llm.check({}, facts, {"general.architecture": "gemma-embedding"}).run_reasons
+    assert "'gemma-embedding', which is not supported: it has attention in both dir" in reason
 
 
 def test_sentences() -> None:

@@ -100,14 +100,13 @@ class Experts(Sublayer):
     def _inputs_of_experts(self, program: _native.Program, rows: int) -> QuantizedInputs:
         """Add the conversion of the input, and return what gates and ups multiply."""
         inputs = self._input.record_inputs(program, PRODUCTS, rows)
-        found = QuantizedInputs(None, None, None)
+        floats, q, s = None, None, None
         for form in self._forms:
-            x = inputs[form]
             if form.group_columns is None:
-                found = found._replace(floats=x.for_floats())
+                floats = inputs[form].floats
             else:
-                found = found._replace(q=x.q, s=x.s)
-        return found
+                q, s = inputs[form].q, inputs[form].s
+        return QuantizedInputs(floats, q, s)
 
 
 def _alike(layers: Sequence[Linear]) -> list[Linear]:
