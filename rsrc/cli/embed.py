@@ -25,6 +25,17 @@ if TYPE_CHECKING:
 _POOLINGS = ("lasttoken", "mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean")
 
 
+def _named_npy(
+    context: click.Context, parameter: click.Parameter, output: Path | None
+) -> Path | None:
+    if output is not None and output.suffix.lower() != ".npy":
+        raise click.BadParameter(
+            f"found {printable(output.name)!r}, expected a name that ends in .npy; without it, the "
+            "vectors go to stdout, a JSON list in each line"
+        )
+    return output
+
+
 @click.command(short_help="Embed texts: a vector for each.")
 @file_argument
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
@@ -62,8 +73,9 @@ _POOLINGS = ("lasttoken", "mean", "cls", "max", "mean_sqrt_len_tokens", "weighte
     "-o",
     "--output",
     type=PATH,
-    metavar="FILE",
-    help="Write the vectors to FILE in NumPy's format, .npy: float32 (texts, dimensions).",
+    metavar="FILE.npy",
+    callback=_named_npy,
+    help="Write the vectors to FILE.npy in NumPy's format: float32 (texts, dimensions).",
 )
 @force_option
 @model_options("Maximum tokens of a text. Default: 4096, or the model's limit if less.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import FileIO
+from io import RawIOBase
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,12 @@ class SourceTensor:
         """ByteArray in the file; differs from `nbytes` if `read` converts."""
         return self.nbytes
 
+    def open(self) -> RawIOBase:
+        """Open the file at the first byte of the tensor. The caller closes it."""
+        file = self.path.open("rb", buffering=0)
+        file.seek(self.offset)
+        return file
+
     def read(self, buffer: ByteArray | None = None) -> ByteArray:
         """Read all bytes. They are not mapped: mapped pages would stay in memory.
 
@@ -64,8 +70,7 @@ class SourceTensor:
             SourceError: the file became shorter after it was opened.
         """
         data = np.empty(self.nbytes, np.uint8) if buffer is None else buffer[: self.nbytes]
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(self.offset)
+        with self.open() as file:
             self._fill(data, file)
         return data
 
@@ -78,14 +83,13 @@ class SourceTensor:
             SourceError: the file became shorter after it was opened.
         """
         data = np.empty(min(size, self.nbytes), np.uint8)
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(self.offset)
+        with self.open() as file:
             for start in range(0, self.nbytes, size):
                 piece = data[: self.nbytes - start]
                 self._fill(piece, file)
                 yield piece.data
 
-    def _fill(self, data: ByteArray, file: FileIO) -> None:
+    def _fill(self, data: ByteArray, file: RawIOBase) -> None:
         left = data.data
         while left:  # one call may read less
             count = file.readinto(left)

@@ -63,6 +63,7 @@ GENERAL: Keys = {
     "split.no": Key(USED, "the number of a part of a split model"),
     "split.count": Key(USED, "the number of parts of a split model"),
     "split.tensors.count": Key(HARMLESS, "the number of tensors of all parts; all are read"),
+    "rsr.has_head": Key(USED, "whether the class has an output head"),
     "rsr.int8_activations": Key(USED, "whether linear layers take int8 activations"),
     "rsr.modules_to_not_convert": Key(USED, "linear layers that take float activations anyway"),
     "rsr.scaled_tensors": Key(USED, "matrices whose scales rsr.scales has"),

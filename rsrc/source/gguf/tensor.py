@@ -47,6 +47,13 @@ class Order:
         units = [(self.start + self.size * i, self.size) for i in self.units]
         return [(0, self.start), *units] if self.start else units
 
+    @property
+    def sources(self) -> npt.NDArray[np.intp]:
+        """The row or column of Hugging Face of each one in the file, (total,)."""
+        units = np.argsort(self.units)
+        moved = self.start + self.size * units[:, None] + np.arange(self.size)
+        return np.concatenate([np.arange(self.start), moved.reshape(-1)])
+
 
 @dataclass(frozen=True)
 class GgufTensor(ConvertedTensor):

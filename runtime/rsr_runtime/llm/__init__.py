@@ -25,8 +25,10 @@ from .errors import (
 )
 from .generate import Generation, Stream
 from .job import Job
+from .likelihood import LogLikelihood
 from .model import ChatPrompt, LanguageModel, load
 from .perplexity import Perplexity
+from .pooling import EmbeddingConfig, read_embedding_config
 from .sampling import Sampling
 from .support import Support, check
 from .tensors import TensorFacts
@@ -39,12 +41,14 @@ __all__ = [
     "ContextFullError",
     "DependencyError",
     "EmbedJob",
+    "EmbeddingConfig",
     "Engine",
     "EngineStats",
     "Generation",
     "Job",
     "JobStream",
     "LanguageModel",
+    "LogLikelihood",
     "ModelError",
     "NoHeadError",
     "NoPoolingError",
@@ -59,4 +63,5 @@ __all__ = [
     "TruncatedTextWarning",
     "check",
     "load",
+    "read_embedding_config",
 ]

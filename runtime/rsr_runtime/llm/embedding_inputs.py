@@ -58,7 +58,7 @@ class EmbeddingInputs:
                     tokens = self._tokenizer().cut(prompt + text, self._longest)
             else:
                 tokens, before = token_ids(text), 0
-            if len(tokens) <= before:
+            if not len(text) or len(tokens) <= before:
                 raise PromptError(f"text {number} is empty: it has no tokens to embed")
             check_vocabulary(tokens, self._config.vocab_size)
             self._check_length(number, len(tokens))

@@ -6,11 +6,12 @@ Nothing is read of the tensors themselves, so this also judges a checkpoint befo
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rsr_formats import records
-from rsr_formats.architectures import PREFIXES, DecoderNames, other_prefix
+from rsr_formats.architectures import MIXERS, PREFIXES, DecoderNames, other_prefix
 from rsr_formats.experts import EXPERTS
 from rsr_formats.keys import review_tensors
 from rsr_formats.records import FLOAT_DTYPES, MAX_QUANTIZED_COLUMNS
@@ -18,10 +19,16 @@ from rsr_formats.text import listed
 
 from ..model import Model
 from .config import Config
+from .layer_settings import LayerSettings
 from .layers.declared import DeclaredLinear
 from .layers.layer import declared
 
 ROPE_FACTORS = "rope_freqs.weight"  # its name in GGUF files of Llama 3.1 and later
+_NUMBER = re.compile(r"\.[0-9]+")
+_EXPERT = re.compile(rf"(.*layers\.[0-9]+\.){re.escape(EXPERTS)}\.([0-9]+)\.", re.DOTALL)
+# Beginnings of names that tell the kinds of layers apart.
+_PARTS = (*MIXERS.values(), f"{EXPERTS}.", "mlp.gate_proj.")
+_PART = re.compile(rf".*?layers\.[0-9]+\.(?:{'|'.join(map(re.escape, _PARTS))})", re.DOTALL)
 _MAX_LISTED = 40  # problems that a message lists
 _MAX_EXPERTS_LISTED = 3  # missing matrices of a layer that a problem names
 _MAX_PROBLEMS = 10_000  # to stop early if a config claims a million layers
@@ -118,11 +125,19 @@ def is_bitlinear(config: Config, tensors: Container[str], module: str) -> bool:
 
 
 def in_words(problems: Sequence[str], config: Config) -> str:
-    """Return one message for all problems."""
-    text = listed(problems, _MAX_LISTED, separator="; ")
+    """Return one message for all problems; those that differ in numbers of layers are one."""
+    alike: dict[str, list[str]] = {}
+    for problem in problems:
+        alike.setdefault(_NUMBER.sub(".0", problem), []).append(problem)
+    text = listed([_first_of(kind) for kind in alike.values()], _MAX_LISTED, separator="; ")
     return (
         f"the tensors are not those that config.json ({config.architecture.name}) describes: {text}"
     )
+
+
+def _first_of(problems: Sequence[str]) -> str:
+    more = len(problems) - 1
+    return problems[0] if not more else f"{problems[0]} (and {more:,} more like this)"
 
 
 class _Checker:
@@ -132,6 +147,7 @@ class _Checker:
         self._tensors = tensors
         self._config = config
         self._names = DecoderNames.find(tensors)
+        self._parts = {match[0] for name in tensors if (match := _PART.match(name)) is not None}
         self.problems: list[str] = []
 
     def check(self) -> None:
@@ -147,6 +163,11 @@ class _Checker:
             self.problems.append(
                 f"num_experts is {c.experts.num_experts}, but there are only "
                 f"{len(self._tensors)} tensors"
+            )
+            return
+        if c.experts is not None and (count := self._experts()) not in (0, c.experts.num_experts):
+            self.problems.append(
+                f"num_experts is {c.experts.num_experts}, but a layer has {count} experts"
             )
             return
         self.problems += review_tensors(c.settings, without_scales(self._tensors)).refused
@@ -197,7 +218,34 @@ class _Checker:
                 f"expected at most {MAX_QUANTIZED_COLUMNS}"
             )
 
+    def _experts(self) -> int:
+        """Return how many experts a layer has at most."""
+        numbers: dict[str, set[str]] = {}
+        for name in self._tensors:
+            if (match := _EXPERT.match(name)) is not None:
+                numbers.setdefault(match[1], set()).add(match[2])
+        return max(map(len, numbers.values()), default=0)
+
+    def _is_other_kind(self, prefix: str, settings: LayerSettings) -> bool:
+        """Report a layer that has another mixer or MLP than config.json says."""
+        kinds = [(tuple(MIXERS.values()), MIXERS[settings.mixer], "layer_types")]
+        if self._config.experts is not None:
+            of_mlp = {"experts": f"{EXPERTS}.", "mlp": "mlp.gate_proj."}
+            keys = "decoder_sparse_step and mlp_only_layers"
+            kinds.append((tuple(of_mlp.values()), of_mlp[settings.mlp], keys))
+        for parts, expected, keys in kinds:
+            found = [part for part in parts if f"{prefix}{part}" in self._parts]
+            if found and expected not in found:
+                self.problems.append(
+                    f"{prefix.removesuffix('.')} has {found[0]}*, but by {keys} it would have "
+                    f"{expected}*"
+                )
+                return True
+        return False
+
     def _layer(self, prefix: str, number: int) -> None:
+        if self._is_other_kind(prefix, self._config.layer(number)):
+            return
         every = list(declared(self._config, self._config.layer(number)))
         experts = [one.name for one in every if one.name.startswith(f"{EXPERTS}.")]
         missing = [name for name in experts if f"{prefix}{name}.weight" not in self._tensors]

@@ -69,10 +69,17 @@ def test_refused(encoder: Path, language_models: LanguageModels, tmp_path: Path)
     for wrong in (
         ["a", "--file", encoder],
         ["a", "--prompt", "b", "--prompt-name", "c"],
-        ["a", "-o", tmp_path / "v", "--json"],
+        ["a", "-o", tmp_path / "v.npy", "--json"],
+        ["a", "-o", tmp_path / "v.csv"],
+        ["a", "-o", tmp_path / "v"],
         ["a", "--pooling", "most"],
     ):
         refused(rsrc("embed", encoder, *wrong), 2)
+    assert not list(tmp_path.iterdir())
+    # As by the server, although this tokenizer ends every text with a token.
+    for given in (["a", ""], ["--prompt-name", "query", ""]):
+        assert "is empty" in refused(rsrc("embed", encoder, *given))
+    assert "text 1 is empty" in refused(rsrc("embed", encoder, stdin="a\n\nb\n"))
 
 
 def test_every_rule_of_pooling_is_a_choice() -> None:

@@ -260,6 +260,7 @@ def test_a_model_without_a_head_generates_nothing(opened: Open) -> None:
             lambda: model.next_logits("a"),
             lambda: model.logits("a"),
             lambda: model.perplexity("a b"),
+            lambda: model.log_likelihoods([([1], [2])]),
             lambda: engine.submit(Job("a")),
         ]
         for ask in asked:

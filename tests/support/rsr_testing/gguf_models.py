@@ -23,7 +23,7 @@ from rsrc.source.gguf.config import gguf_metadata
 from rsrc.source.gguf.names import gguf_name
 from rsrc.source.gguf.tokenizer_metadata import tokenizer_metadata
 
-from . import gemma3_gguf, qwen35
+from . import gemma3_gguf
 from .models import BYTE_LEVEL, FAMILIES, LLAMA3_ROPE, Family, shards
 
 Array = npt.NDArray[Any]
@@ -75,7 +75,7 @@ class _Converter(Protocol):
 class _Converted(Family):
     """A model of which rsrc reads GGUF files, but writes none."""
 
-    converter: _Converter = qwen35
+    converter: _Converter = gemma3_gguf
 
     def build(self, folder: Path) -> Path:
         """Write the model directory and a GGUF file of it; return the .rsr file of the latter."""
@@ -136,15 +136,12 @@ GGUF_FAMILIES: dict[str, Family] = {
         "smollm3", num_hidden_layers=4, layer_types=None, no_rope_layers=None
     ),
     "olmo2": _of("olmo2", tie_word_embeddings=False),
-    "qwen35": _converted(
-        "qwen35",
+    "qwen35": _of(
         "qwen3.5",
-        qwen35,
         hidden_size=64,
         intermediate_size=96,
-        num_hidden_layers=2,
+        num_attention_heads=2,
         layer_types=["linear_attention", "full_attention"],
-        tie_word_embeddings=False,
     ),
     "gemma3": _converted(
         "gemma3",

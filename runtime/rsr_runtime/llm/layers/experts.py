@@ -100,7 +100,7 @@ class Experts(Sublayer):
     def _inputs_of_experts(self, program: _native.Program, rows: int) -> QuantizedInputs:
         """Add the conversion of the input, and return what gates and ups multiply."""
         inputs = self._input.record_inputs(program, PRODUCTS, rows)
-        floats, q, s = None, None, None
+        floats = q = s = None
         for form in self._forms:
             if form.group_columns is None:
                 floats = inputs[form].floats
