@@ -444,9 +444,7 @@ def _architecture(config: Mapping[str, Any]) -> Architecture:
         return found
     named = first_class(config) or config.get("model_type")
     why = _missing(named) or nearest(named, (a.name for a in ARCHITECTURES if a.is_runnable))
-    raise ModelError(
-        f"config.json: architecture {shown(named)} is not supported{why}. {_ADVICE}"
-    )
+    raise ModelError(f"config.json: architecture {shown(named)} is not supported{why}. {_ADVICE}")
 
 
 def _missing(named: object) -> str:
