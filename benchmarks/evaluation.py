@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -78,12 +79,11 @@ def measure(model: llm.LanguageModel, judge: Any, questions: int) -> Iterator[Ro
     """Yield the times of each kind of task."""
     for what, shape in SHAPES.items():
         asked = requests(shape, questions, model.config.vocab_size)
-        ours, found = seconds_of(lambda asked=asked: model.log_likelihoods(asked))
-        alone, _ = seconds_of(lambda asked=asked: model.log_likelihoods(unshared(asked)))
+        ours, found = seconds_of(partial(model.log_likelihoods, asked))
+        alone, _ = seconds_of(partial(model.log_likelihoods, unshared(asked)))
+        named = [(None, *one) for one in asked]
         theirs, expected = seconds_of(
-            lambda asked=asked: judge._loglikelihood_tokens(
-                [(None, *one) for one in asked], disable_tqdm=True
-            )
+            partial(judge._loglikelihood_tokens, named, disable_tqdm=True)
         )
         error = max(abs(a[0] - b[0]) / abs(b[0]) for a, b in zip(found, expected, strict=True))
         yield {
