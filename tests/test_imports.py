@@ -98,7 +98,7 @@ def test_rooms_import_what_contributing_allows() -> None:
 
 
 def test_the_compiler_uses_the_public_runtime_only() -> None:
-    public = {"rsr_runtime", "rsr_runtime.llm", "rsr_runtime.serve"}
+    public = {f"rsr_runtime{room}" for room in ("", ".llm", ".serve", ".evaluation")}
     wrong = [
         f"{module} imports {name}"
         for module in MODULES

@@ -413,9 +413,9 @@ class Dense:
 class Experts:
     """The experts of a layer."""
 
-    def __init__(self, gate: Sequence[Ranked | Dense], up: Sequence[Ranked | Dense], down: Sequence[Ranked | Dense], activation: str, input: str, down_input: str) -> None:
+    def __init__(self, gate: Sequence[Ranked | Dense], up: Sequence[Ranked | Dense], down: Sequence[Ranked | Dense], activation: str, input: str, down_input: str, down_factors: numpy.typing.NDArray[numpy.float32] | None = None, down_block: int = 0) -> None:
         """
-        gate, up: of each expert, (width, hidden). down: (hidden, width). activation: 'silu', 'relu2', 'gelu_tanh' or 'sigmoid'. input, down_input: what the indices among gate and up, and among down, multiply: 'float32', 'int8' or 'int8-group'; a Dense multiplies float32. Raises ValueError for other shapes, for groups of different columns, and for int8-group without an index.
+        gate, up: of each expert, (width, hidden). down: (hidden, width). activation: 'silu', 'relu2', 'gelu_tanh' or 'sigmoid'. input, down_input: what the indices among gate and up, and among down, multiply: 'float32', 'int8' or 'int8-group'; a Dense multiplies float32. down_factors, down_block: as of rotate, of the basis of down; None if it is the model's. Raises ValueError for other shapes, for groups of different columns, and for int8-group without an index.
         """
 
 def route(logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], normalized: bool, chosen: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:

@@ -6,14 +6,22 @@ themselves are in `products`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import index as as_index
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.decode import apply_scales, decode_block, decode_digits, decode_row, row_scales
+from rsr_formats.decode import (
+    Columns,
+    apply_scales,
+    decode_block,
+    decode_digits,
+    decode_row,
+    dense_windows,
+    row_scales,
+)
 from rsr_formats.packing import Block
 from rsr_formats.records import IndexedTensor
 from rsr_formats.validate import check_ranks
@@ -381,6 +389,25 @@ class Matrix:
         dense = W.astype(np.float32)
         apply_scales(self._tensor, dense, self.scale)
         return dense
+
+    def windows(self) -> Iterator[tuple[slice, Columns, FloatArray]]:
+        """Decode the dense matrix in windows of bounded size, for products with its transpose.
+
+        Yields:
+            (rows, columns, values): numbers of rows and columns as NumPy takes them for an index,
+            and their entries, float32, scaled. Together the windows cover the matrix once.
+
+        Raises:
+            ClosedError: the model was closed.
+        """
+        self.check_open()
+        group = np.arange(self.shape[1]) // max(1, self.group_columns)
+        scale = self.scale if self._tensor.is_grouped else self.scale.reshape(-1, 1)
+        of_digit = np.array(self._tensor.digits, np.float32)
+        for rows, columns, digits in dense_windows(self._tensor, self._arrays):
+            values = of_digit[digits]
+            values *= (scale if len(scale) == 1 else scale[rows])[:, group[columns]]
+            yield rows, columns, values
 
     def rows(self, numbers: npt.NDArray[np.integer[Any]]) -> FloatArray:
         """Return the given rows, float32 (count, in_features), scaled: an embedding lookup.

@@ -25,18 +25,24 @@ class BatchText(Protocol):
 
     Attributes:
         ids: tokens of prompt and text.
-        is_scored: whether `score` takes the logits after each token of the prompt.
+        scored_from: number of the first token after which `score` takes the logits, at most that of
+            the last token; None: it takes none. The tokens before it may be known already.
     """
 
     ids: list[int]
-    is_scored: bool
+    scored_from: int | None
 
     @property
     def is_speculating(self) -> bool:
         """Whether `logits` drafts further tokens now."""
 
-    def score(self, first: int, logits: FloatArray) -> None:
-        """Take the logits after the tokens from `first` on, float32 (n, vocab_size), a buffer."""
+    def score(self, number: int, logits: FloatArray) -> None:
+        """Take the logits after a token of the prompt, but the last, whose `take` gets.
+
+        Args:
+            number: of the token in `ids`.
+            logits: float32 (vocab_size,): a buffer.
+        """
 
     def logits(self, session: Session) -> FloatArray:
         """Return the logits after the text, float32 (vocab_size,), which a session computes."""
@@ -76,6 +82,20 @@ class _Place(Generic[T]):
     session: Session
     leader: T | None  # is reading tokens that this text needs, too
     shared: int  # number of these
+
+
+@dataclass(frozen=True)
+class _Row(Generic[T]):
+    """A row of a pass whose logits are needed."""
+
+    index: int  # in the pass
+    text: T
+    number: int | None  # of the token that is scored; None: the next token is chosen
+
+
+def _sharable(text: BatchText) -> list[int]:
+    """Return the tokens of a text of which all but the last may be known already."""
+    return text.ids if text.scored_from is None else text.ids[: text.scored_from + 1]
 
 
 class Batch(Generic[T]):
@@ -153,7 +173,7 @@ class Batch(Generic[T]):
         """
         for text in self._scheduler.admit():
             try:
-                session = self._slots.take([] if text.is_scored else text.ids)
+                session = self._slots.take(_sharable(text))
             except CacheMemoryError as error:
                 self._scheduler.remove(text)
                 yield text, error
@@ -162,23 +182,21 @@ class Batch(Generic[T]):
             yield text, self._places[text].shared
 
     def _place(self, text: T, session: Session) -> _Place[T]:
-        if text.is_scored:
-            session.clear()
-            return _Place(session, None, 0)
+        sharable = _sharable(text)
+        if text.scored_from is not None:
+            session.missing(sharable)  # forgets tokens that are to be scored
         if self._stored is not None:
-            self._stored.restore(session, text.ids, self._decoder.rope_variant(len(text.ids)))
+            self._stored.restore(session, sharable, self._decoder.rope_variant(len(text.ids)))
         lacking = session.missing(text.ids)
         have = len(text.ids) - lacking
         leader: T | None = None
         shared = have
         for other, place in self._places.items():
-            reach = min(common_prefix(text.ids, other.ids), len(text.ids) - 1)
+            reach = min(common_prefix(sharable, other.ids), len(sharable) - 1)
             if reach > shared and len(place.session.tokens) < reach:
                 leader, shared = other, reach
         if shared - have < min(_WORTH_WAITING, (lacking + 1) // 2):
             leader, shared = None, have
-        if leader is not None:
-            self._places[leader].session.cache.plan(shared)
         return _Place(session, leader, shared)
 
     def _is_ready(self, text: T, place: _Place[T]) -> bool:
@@ -188,8 +206,9 @@ class Batch(Generic[T]):
             return True
         found = self._places.get(leader)
         if found is not None and len(found.session.tokens) < place.shared:
+            found.session.cache.plan(place.shared)  # again: it may have been truncated since
             return False
-        place.session.adopt(self.sessions, text.ids)
+        place.session.adopt(self.sessions, _sharable(text))
         place.leader = None
         return True
 
@@ -208,7 +227,7 @@ class Batch(Generic[T]):
             for text, place in self._places.items()
             if self._is_ready(text, place)
         }
-        is_scored = any(text.is_scored and missing[text] > 1 for text in missing)
+        is_scored = any(text.scored_from is not None and missing[text] > 1 for text in missing)
         pace, most = self._paces[is_scored], self._prompt_rows(is_scored)
         most = min(most, MAX_ROWS - sum(count == 1 for count in missing.values()))
         rows = {
@@ -222,6 +241,8 @@ class Batch(Generic[T]):
             start = perf_counter()
             self._run(texts, missing, done)
             done.seconds = perf_counter() - start
+        for text, place in self._places.items():
+            self._is_ready(text, place)  # before `admit` gives away the session of its leader
         if sum(rows[text] for text in texts if missing[text] > 1) == most:
             pace.add(most, done.seconds)
         return done
@@ -251,25 +272,25 @@ class Batch(Generic[T]):
             tokens = text.ids[have : have + done.rows[text]]
             items.append(BatchItem(tokens, session.cache, have, session.variant))
         hidden = self._decoder.hidden(items)
-        end, complete, last_rows = 0, [], []
+        end, rows = 0, list[_Row[T]]()
         for text, session, item in zip(texts, sessions, items, strict=True):
             session.append(item.tokens)
             first, end = end, end + len(item.tokens)
-            if text.is_scored and missing[text] > 1:
-                self._score(text, item.start, hidden[first:end])
-            if done.rows[text] == missing[text]:
-                complete.append(text)
-                last_rows.append(end - 1)
-        for first in range(0, len(complete), LOGIT_ROWS):
-            part = slice(first, first + LOGIT_ROWS)
-            logits = self._decoder.logits(hidden[last_rows[part]])
-            for text, row in zip(complete[part], logits, strict=True):
-                self._take(text, row, done)
-
-    def _score(self, text: T, start: int, hidden: FloatArray) -> None:
-        for first in range(0, len(hidden), LOGIT_ROWS):
-            logits = self._decoder.logits(hidden[first : first + LOGIT_ROWS])
-            text.score(start + first, logits)
+            is_complete = done.rows[text] == missing[text]
+            if text.scored_from is not None:
+                stop = len(session.tokens) - is_complete
+                scored = range(max(item.start, text.scored_from), stop)
+                rows += (_Row(first + number - item.start, text, number) for number in scored)
+            if is_complete:
+                rows.append(_Row(end - 1, text, None))
+        for start in range(0, len(rows), LOGIT_ROWS):
+            part = rows[start : start + LOGIT_ROWS]
+            logits = self._decoder.logits(hidden[[row.index for row in part]])
+            for row, found in zip(part, logits, strict=True):
+                if row.number is None:
+                    self._take(row.text, found, done)
+                else:
+                    row.text.score(row.number, found)
 
     def _take(self, text: T, logits: FloatArray, done: Pass[T]) -> None:
         try:

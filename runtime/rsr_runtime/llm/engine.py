@@ -12,8 +12,6 @@ from queue import SimpleQueue
 from time import monotonic, perf_counter
 from typing import NoReturn
 
-import numpy as np
-
 from ..errors import ClosedError
 from .arguments import whole_number
 from .batch import Batch, Pass
@@ -33,7 +31,7 @@ from .job import (
     TextFinished,
     TokenAdded,
 )
-from .logprobs import logprobs_of
+from .logprobs import logprob_of
 from .model import LanguageModel
 from .pace import Pace
 from .session import Session
@@ -285,6 +283,7 @@ class _RunningEmbedding(_Submitted):
     def __init__(self, embeddings: Embeddings, stream: JobStream) -> None:
         super().__init__(embeddings.tokens, stream)
         self.embeddings = embeddings
+        self.seconds = 0.0  # of the passes so far
 
 
 class _JobText:
@@ -295,7 +294,7 @@ class _JobText:
         self.index = index
         self.text = text
         self.ids = text.ids
-        self.is_scored = job.job.prompt_logprobs is not None and index == 0
+        self.scored_from = 0 if job.job.prompt_logprobs is not None and index == 0 else None
         self.scores: list[Logprob | None] = [None]
         self.events: list[Event] = []
         self._admitted = self._first = perf_counter()
@@ -311,14 +310,13 @@ class _JobText:
         """Start the clock: the text has a slot."""
         self._admitted = perf_counter()
 
-    def score(self, first: int, logits: FloatArray) -> None:
-        tokens = self.ids[first + 1 : first + 1 + len(logits)]  # one less at the end of the prompt
+    def score(self, number: int, logits: FloatArray) -> None:
         top = self.of.job.prompt_logprobs or 0
-        self.scores += logprobs_of(logits[: len(tokens)], tokens, top)
+        self.scores.append(logprob_of(logits, self.ids[number + 1], top))
 
     def take(self, logits: FloatArray) -> bool:
         text, job, is_first = self.text, self.of.job, self.text.count == 0
-        if self.is_scored and is_first:
+        if self.scored_from is not None and is_first:
             self.events.append(PromptScored(self.scores))
         if job.max_tokens == 0:
             text.finish_reason = "length"
@@ -329,7 +327,7 @@ class _JobText:
             token = self.ids[-1]
             logprob = None
             if job.logprobs is not None:
-                logprob = logprobs_of(before[np.newaxis], [token], job.logprobs)[0]
+                logprob = logprob_of(before, token, job.logprobs)
             self.events.append(TokenAdded(self.index, token, piece, logprob))
         if is_first:
             self._first = perf_counter()
@@ -495,7 +493,7 @@ class _Worker:
                 continue
             self._is_saved = False
             # Other texts come after the scores: cached ones would choose tokens before these.
-            for text in job.texts[: 1 if job.texts[0].is_scored else None]:
+            for text in job.texts[: None if job.texts[0].scored_from is None else 1]:
                 self._batch.add(text)
 
     def _cancel(self) -> None:
@@ -556,11 +554,12 @@ class _Worker:
         self._totals.prompt_seconds += done.seconds
         for embeddings in done.computed:
             job = self._embedded[embeddings]
+            job.seconds += done.seconds
             if job.started is None:
                 self._start(job, 0)
         for embeddings in done.ended:
             job = self._embedded[embeddings]
-            self._put(job, Embedded(embeddings.vectors()))
+            self._put(job, Embedded(embeddings.vectors(), job.seconds))
             self._end(job, Finished())
 
     def _count(self, done: Pass[_JobText]) -> None:

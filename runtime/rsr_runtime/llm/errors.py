@@ -85,6 +85,10 @@ class TextTooLongError(PromptError):
         return type(self), (self.number, self.tokens, self.most, self.limit)
 
 
+class TruncatedTextWarning(UserWarning):
+    """Texts to embed were cut to the most tokens that the model takes."""
+
+
 class CacheMemoryError(OptionError):
     """There is not enough memory for a KV cache."""
 
@@ -117,9 +121,9 @@ class QueueFullError(RsrError, RuntimeError):
 
 
 class DependencyError(RsrError, ImportError):
-    """A package of the extra `llm` is not installed."""
+    """A package of an extra is not installed."""
 
-    def __init__(self, package: str, why: str) -> None:
+    def __init__(self, package: str, why: str, extra: str = "llm") -> None:
         super().__init__(
-            f"{why} needs the package {package}: pip install 'rsr-ternary[llm]'", name=package
+            f"{why} needs the package {package}: pip install 'rsr-ternary[{extra}]'", name=package
         )

@@ -320,14 +320,14 @@ class Stream(Iterator[str]):
 class _BatchText:
     """A text of `generate_all`."""
 
-    is_scored = is_speculating = False
+    scored_from, is_speculating = None, False
 
     def __init__(self, text: Text) -> None:
         self._text = text
         self.ids = text.ids
         self.unread = len(text.ids)  # tokens of the prompt
 
-    def score(self, first: int, logits: FloatArray) -> None:
+    def score(self, number: int, logits: FloatArray) -> None:
         raise AssertionError("the prompt is not scored")
 
     def logits(self, session: Session) -> FloatArray:
@@ -348,17 +348,15 @@ def generate_all(
     batch: Batch[_BatchText],
     prompts: Sequence[EncodedPrompt],
     tokenizer: Tokenizer,
-    sampling: Sampling,
-    until: StopCriteria,
+    settings: Sequence[tuple[Sampling, StopCriteria]],
     progress: Progress | None = None,
 ) -> list[Generation]:
     """Generate a text for each prompt, side by side in an empty batch.
 
-    Each text has its own random numbers from the same seed, so it is the text that its prompt would
-    yield alone.
+    Each text has its own random numbers, so it is the text that its prompt would yield alone.
     """
     start = perf_counter()
-    texts = [Text(prompt, tokenizer, sampling, until) for prompt in prompts]
+    texts = [Text(prompt, tokenizer, *own) for prompt, own in zip(prompts, settings, strict=True)]
     for text in texts:
         batch.add(_BatchText(text))
     total, read = sum(len(text.ids) for text in texts), 0

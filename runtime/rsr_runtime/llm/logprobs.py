@@ -10,21 +10,22 @@ from .decoder import FloatArray
 from .job import Logprob
 
 
-def logprobs_of(logits: FloatArray, tokens: list[int], top: int) -> list[Logprob]:
-    """Return the log-probability of a token for each row of logits.
+def log_normalizer(logits: FloatArray) -> float:
+    """Return log sum exp of logits, float32 (vocab_size,); a log-probability is a logit less it."""
+    largest = logits.max()
+    return float(largest) + math.log(np.exp(logits - largest).sum(dtype=np.float64))
+
+
+def logprob_of(logits: FloatArray, token: int, top: int) -> Logprob:
+    """Return the log-probability of a token.
 
     Args:
-        logits: float32 (n, vocab_size); not changed.
-        tokens: n tokens.
-        top: how many of the most likely tokens to report with each. Of equally likely ones, those
+        logits: float32 (vocab_size,); not changed.
+        token: the token.
+        top: how many of the most likely tokens to report with it. Of equally likely ones, those
             with the lowest ids come first.
     """
-    return [_logprob(row, token, top) for row, token in zip(logits, tokens, strict=True)]
-
-
-def _logprob(logits: FloatArray, token: int, top: int) -> Logprob:
-    largest = logits.max()
-    normalizer = float(largest) + math.log(np.exp(logits - largest).sum(dtype=np.float64))
+    normalizer = log_normalizer(logits)
     best = []
     if top > 0:
         top = min(top, len(logits))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats import __version__
-from rsr_formats.text import counted
+from rsr_formats.text import counted, listed
 
 from ..cpu import cpu_info
 from ..errors import OptionError
@@ -42,9 +43,11 @@ from .errors import (
     NoHeadError,
     NoTemplateError,
     PromptError,
+    TruncatedTextWarning,
 )
 from .generate import EncodedPrompt, Generation, StopCriteria, Stream, generate_all
 from .kv_cache import KVCache
+from .likelihood import LogLikelihood, log_likelihoods
 from .pooling import EmbeddingConfig, read_embedding_config
 from .prefix_cache import PrefixCache
 from .sampling import Sampling
@@ -58,6 +61,8 @@ from .weights import Weights, collect
 
 DEFAULT_CONTEXT = 4096  # positions, or the model's limit if that is lower
 DEFAULT_WINDOW = 512  # tokens in a window of `perplexity`
+_BATCH_BYTES = 1 << 30  # of the keys and values of `log_likelihoods`, unless one text needs more
+_MAX_LISTED = 5  # texts that a warning names
 
 # What a further row of a pass costs, in passes of one row, where speculation must not measure it.
 _ASSUMED_COST = 0.6
@@ -400,25 +405,35 @@ class LanguageModel:
         prompts: Sequence[Prompt],
         *,
         max_tokens: int | None = None,
-        sampling: Sampling | None = None,
+        sampling: Sampling | Sequence[Sampling] | None = None,
         stop: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> list[Generation]:
         """Return a text for each prompt, computed side by side; options as for `stream`.
 
         Each prompt has its own KV cache, and each step reads the weights once for all prompts. With
-        a seed, each text is the one that its prompt would yield alone.
+        a seed, each text is the one that its prompt would yield alone. `sampling` may be a list
+        with the settings of each prompt.
 
         Raises:
             PromptError: as for `encode`, or `prompts` is a single text.
-            OptionError: as for `stream`, or there is not enough memory for the caches.
+            OptionError: as for `stream`, there is not enough memory for the caches, or the list of
+                settings has another length.
             ModelError: as for `stream`.
         """
         tokens = [self._prompt(prompt) for prompt in prompt_list(prompts)]
-        settings = self._settings(max_tokens, sampling, stop)
+        if isinstance(sampling, Sequence):
+            if len(sampling) != len(tokens):
+                raise OptionError(
+                    f"sampling: found settings for {counted(len(sampling), 'prompt')}, expected "
+                    f"{len(tokens):,}: one for each prompt"
+                )
+            settings = [self._settings(max_tokens, one, stop) for one in sampling]
+        else:
+            settings = [self._settings(max_tokens, sampling, stop)] * len(tokens)
         batch = self.new_batch(LOGIT_ROWS)
         try:
-            return generate_all(batch, tokens, self.tokenizer, *settings, progress)
+            return generate_all(batch, tokens, self.tokenizer, settings, progress)
         finally:
             for session in batch.sessions:
                 self._decoder.forget(session.cache)
@@ -485,12 +500,14 @@ class LanguageModel:
         dimensions: int | None = None,
         normalize: bool | None = None,
         pooling: str | None = None,
+        truncate: bool = True,
         progress: Progress | None = None,
     ) -> npt.NDArray[np.float32]:
         """Return a vector for each text, as sentence-transformers computes them.
 
         The model's modules.json and 1_Pooling/config.json say how the states of a text's tokens
-        become one vector. Passes compute several texts at once.
+        become one vector. Passes compute several texts at once. What many texts begin with, such as
+        an instruction, is computed once.
 
         Args:
             texts: texts, or the tokens of each, which include those that the tokenizer adds.
@@ -503,6 +520,9 @@ class LanguageModel:
             normalize: whether vectors get length 1, after they were cut; None: as the model says.
             pooling: "lasttoken", "mean", "cls", "max", "mean_sqrt_len_tokens" or "weightedmean";
                 None: as the model says.
+            truncate: cut texts that have more tokens than the model was made for, as
+                sentence-transformers does, and warn (`TruncatedTextWarning`). False, and for
+                tokens, and if the model does not say how it embeds texts: refuse them.
             progress: called with the number of tokens computed so far and the number of all.
 
         Returns:
@@ -510,26 +530,25 @@ class LanguageModel:
 
         Raises:
             NoPoolingError: the model does not say how it pools, and `pooling` is None.
-            PromptError: `texts` is a single text, or one has no tokens or a token outside the
-                vocabulary, or does not fit the context.
+            PromptError: `texts` is a single text, or one is empty, has a token outside the
+                vocabulary or does not fit the context.
             OptionError: another argument has a value that it cannot have, or there is not enough
                 memory.
             ClosedError: the model was closed.
         """
-        job = EmbedJob(texts, prompt, prompt_name, dimensions, normalize, pooling)
+        job = EmbedJob(texts, prompt, prompt_name, dimensions, normalize, pooling, truncate)
         embeddings = self.prepared_embeddings(job)
+        if embeddings.truncated:
+            warnings.warn(_cut(embeddings), TruncatedTextWarning, stacklevel=2)
         passes = self.new_embedding_passes(1)
         if embeddings.texts:
             passes.add(embeddings)
-        done = 0
         try:
             while passes:
-                computed = passes.step()
-                for _, error in computed.failed:
+                for _, error in passes.step().failed:
                     raise error
-                done += computed.rows
                 if progress is not None:
-                    progress(done, embeddings.tokens)
+                    progress(embeddings.done, embeddings.tokens)
         finally:
             passes.remove(embeddings)
         return embeddings.vectors()
@@ -566,6 +585,55 @@ class LanguageModel:
                 result[done : done + len(logits)] = logits
                 done += len(logits)
         return result
+
+    def log_likelihoods(
+        self,
+        requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+        *,
+        progress: Progress | None = None,
+    ) -> list[LogLikelihood]:
+        """Return the log-likelihood of each continuation after its context.
+
+        Requests are computed side by side, and what they share at their beginning only once.
+
+        Args:
+            requests: pairs of context and continuation, the tokens of each. The context predicts
+                the first token of the continuation, whose last token predicts nothing.
+            progress: called with the number of requests that are done, and the number of all.
+
+        Raises:
+            PromptError: a context or continuation has no tokens, or one outside the vocabulary, or
+                both have more tokens than the context has positions, but for the last one.
+            OptionError: there is not enough memory.
+            ModelError: a logit is NaN or infinite.
+            ClosedError: the model was closed.
+        """
+        self.check_generates()
+        pairs = [(token_ids(context), token_ids(tokens)) for context, tokens in requests]
+        for number, (context, tokens) in enumerate(pairs):
+            if not context or not tokens:
+                empty = "continuation" if context else "context"
+                raise PromptError(f"request {number} has an empty {empty}, expected tokens in both")
+            check_vocabulary([*context, *tokens], self.config.vocab_size)
+            if len(context) + len(tokens) - 1 > self.context:
+                raise self._too_long([*context, *tokens[:-1]])
+        longest = max((len(context) + len(tokens) - 1 for context, tokens in pairs), default=1)
+        batch = self._batch_of(longest)
+        try:
+            return log_likelihoods(batch, pairs, progress)
+        finally:
+            for session in batch.sessions:
+                self._decoder.forget(session.cache)
+
+    def _batch_of(self, positions: int) -> Batch[Any]:
+        """Return a batch of sequences of up to `positions` tokens, as many as memory suggests."""
+
+        def create() -> Session:
+            return Session(self._decoder, KVCache(self.config, positions, self._kv))
+
+        cache = create().cache
+        nbytes = sum(array.nbytes for array in [*cache.prefix(positions), *cache.summed(0)])
+        return Batch(self._decoder, create, max(1, min(LOGIT_ROWS, _BATCH_BYTES // nbytes)))
 
     def perplexity(
         self,
@@ -666,6 +734,16 @@ class LanguageModel:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _cut(embeddings: Embeddings) -> str:
+    """Say which texts were cut."""
+    texts = [f"text {i} has {tokens:,}" for i, tokens in embeddings.truncated.items()]
+    most = len(embeddings.texts[next(iter(embeddings.truncated))].ids)
+    return (
+        f"{counted(len(texts), 'text')} cut to {most:,} tokens, the most that the model was made "
+        f"for: {listed(texts, _MAX_LISTED)}"
+    )
 
 
 def load(

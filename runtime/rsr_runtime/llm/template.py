@@ -38,6 +38,8 @@ _MAX_START = 60.0  # seconds until the process is ready; no template runs before
 _MAX_REASON = 300  # characters of a message that the template wrote
 _MAX_ANSWER = 12 * MAX_TEXT + 4096  # bytes: JSON takes up to 12 per character
 
+_GOES_ON = "\N{OBJECT REPLACEMENT CHARACTER}goes on here "  # after a message that is not finished
+
 # Keys under which messages carry reasoning; templates read the first or the second.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
@@ -126,6 +128,30 @@ class ChatTemplate:
             raise PromptError(f"the model's chat template rejects the messages: {reason}")
         reason = printable(str(answer.get("error"))[:_MAX_REASON])
         raise TemplateError(f"the model's chat template fails: {reason}")
+
+    def render_unfinished(self, messages: Sequence[Mapping[str, Any]], /) -> str:
+        """Return the prompt for a conversation whose last message, an answer, goes on.
+
+        Args:
+            messages: as for `render`; the content of the last one is text.
+
+        Raises:
+            PromptError, TemplateError: as for `render`, or the template leaves out the end of the
+                last message.
+        """
+        *before, last = _conversation(messages)
+        content = last.get("content") if isinstance(last, Mapping) else None
+        if not isinstance(content, str):
+            raise PromptError(f"found last message {last!r:.80}, expected one with text as content")
+        text = self.render([*before, {**last, "content": content + _GOES_ON}], False)
+        found = text.rfind(_GOES_ON.rstrip())
+        if found < 0:
+            raise PromptError(
+                "the model's chat template leaves out the end of the last message, so an answer "
+                "cannot go on from there"
+            )
+        is_kept = text.startswith(_GOES_ON, found)
+        return text[:found] if is_kept else text[:found].rstrip()  # the template strips messages
 
     def close(self) -> None:
         """End the process, if any, unless it is rendering; a later `render` starts another."""

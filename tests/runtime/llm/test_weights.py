@@ -135,7 +135,7 @@ def test_contradictions_say_both_shapes(language_models: LanguageModels) -> None
     )
     for text in (
         f"model.layers.0.mlp.gate_proj.weight is [{ffn}, 64], expected [156, 64]",
-        f"model.layers.1.mlp.down_proj.weight is [64, {ffn}], expected [64, 156]",
+        f"model.layers.0.mlp.down_proj.weight is [64, {ffn}], expected [64, 156] (and 1 more like",
         f"model.layers.0.mlp.ffn_sub_norm.weight is [{ffn}], expected [156]",
         "model.layers.0.self_attn.k_proj.weight is [32, 64], expected [64, 64]",
     ):
