@@ -107,11 +107,10 @@ class Experts(Sublayer):
         inputs = self._input.record_inputs(program, PRODUCTS, rows)
         floats = q = s = None
         for form in self._forms:
-            x = inputs[form]
             if form.group_columns is None:
-                floats = x.for_floats()
+                floats = inputs[form].floats
             else:
-                q, s = x.q, x.s
+                q, s = inputs[form].q, inputs[form].s
         return QuantizedInputs(floats, q, s)
 
 
