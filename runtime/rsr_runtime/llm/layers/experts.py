@@ -51,7 +51,7 @@ class Experts(Sublayer):
         self._forms = {one.form for one in self._gate_up}
 
     @cached_property
-    def _native(self) -> _native.Experts:
+    def _layer(self) -> _native.Experts:
         """The matrices of all experts, whose scales are checked here, before their first use."""
         weights = [_native_weight(one) for one in (*self._gate_up, *self._down)]
         count, rotation = len(self._down), self._down[0].form.rotation
@@ -98,7 +98,7 @@ class Experts(Sublayer):
         parts = len(list(short_steps(rows * k, products, _LEAST_PAIRS)))
         for part in range(parts):
             program.multiply_experts(
-                PRODUCTS, self._native, x.floats, x.q, x.s, chosen, weights, part, parts, y
+                PRODUCTS, self._layer, x.floats, x.q, x.s, chosen, weights, part, parts, y
             )
         return y
 
