@@ -245,7 +245,8 @@ def test_the_last_token_is_never_the_prompts(opened: Open) -> None:
 
 def test_empty_and_long_texts(opened: Open) -> None:
     model = opened("qwen3-mean")  # whose tokenizer ends every text with EOS
-    for empty in ("", [], np.array([], np.int64)):
+    empties: tuple[Any, ...] = ("", [], np.array([], np.int64))
+    for empty in empties:
         with pytest.raises(PromptError, match="text 1 is empty"):
             model.embed(["a", empty], prompt="in")
     model = opened("qwen3-embedding", context=20)
