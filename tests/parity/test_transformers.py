@@ -23,11 +23,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import rsrc
+from rsr_formats.architectures import of_config
 from rsr_runtime.errors import OptionError, ReplacedError
 from rsr_testing.documents import blocks
 from rsr_testing.embedding_models import EMBEDDING_FAMILIES, TEXTS
 from rsr_testing.hub import client_of, serving_hub
-from rsr_testing.models import FAMILIES
+from rsr_testing.models import FAMILIES, Family
 from rsr_testing.parity import compare, embeddings, golden_llm, judge
 from rsr_testing.parity.judge import torch_and_transformers
 from rsr_testing.paths import ROOT
@@ -39,12 +40,14 @@ with judge.quiet():
     import rsr_runtime.transformers
     from rsr_runtime.torch import RsrEmbedding, RsrLinear
 
-# tests/rsrc/export/test_pretrained.py says why.
-REFUSED = (
-    "1bitllm", "minicpm", "mobilellm", "gguf-minicpm", "qwen3-moe", "qwen3-moe-fused",
-    "gguf-qwen3moe",
-)  # fmt: skip
-SERVED = [name for name in FAMILIES if name not in REFUSED]
+
+def is_served(family: Family) -> bool:
+    """Whether transformers has the class, and multiplies by linear layers only."""
+    known = of_config(family.settings)
+    return known is not None and known.in_transformers and not known.has_experts
+
+
+SERVED = [name for name, family in FAMILIES.items() if is_served(family)]
 PROMPTS = ["the sum of rows of a block", "in"]
 
 
