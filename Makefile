@@ -10,7 +10,7 @@ CLANG_FORMAT_FILES := $(foreach folder,/native/ /native/*/,$(wildcard $(foreach 
 # Runs a command and prints a dot every two seconds; its exit status is that of the command.
 with_dots = $(1) & pid=$$!; while kill -0 $$pid 2>/dev/null; do printf .; sleep 2; done; echo; wait $$pid
 
-.PHONY: demo test test-page test-clients lint format parity bench stubs clean
+.PHONY: demo test test-page test-clients test-arm lint format parity bench stubs clean
 
 demo: $(VENV)/installed  ## compile and run the embedded example
 	$(BIN)/rsrc demo
@@ -23,6 +23,9 @@ test-page: $(VENV)/page-installed  ## the chat page in a real browser; as root i
 
 test-clients: $(VENV)-clients/installed  ## the examples of docs/clients.md
 	$(VENV)-clients/bin/pytest tests/parity/test_clients.py
+
+test-arm: $(VENV)/installed  ## on emulated ARM processors; says what it needs from Debian
+	VENV=$(VENV) tests/arm/run
 
 lint: $(VENV)/lint-installed  ## ruff, mypy --strict, clang-format, committed stubs
 	$(BIN)/ruff check .

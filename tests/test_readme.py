@@ -1,6 +1,6 @@
 """The examples in README.md, docs/how-it-works.md and docs/llm.md work as shown.
 
-Two things are replaced. `hf download` becomes a small checkpoint of the same family, and the
+Two things are replaced. A model of the Hub becomes a small checkpoint of the same family, and the
 installation (venv, pip) is the one that runs this suite. `rsrc bench` measures, so only its help is
 read. The gate (.ci/run) runs `make demo` and `make test`.
 """
@@ -57,13 +57,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / "examples" / name, path / "examples" / name)
     for line in shell_lines():
         program, *arguments = shlex.split(line, comments=True)
-        if program == "hf":
-            command, repository, option, target = arguments
-            assert (command, option) == ("download", "--local-dir")
-            family = FAMILIES["bitnet-2b"]
-            assert repository == family.published
-            family.save(path / target)
-        elif program == "rsrc" and arguments[0] != "serve":
+        if arguments[:2] == ["compile", f"hf://{FAMILIES['bitnet-2b'].published}"]:
+            FAMILIES["bitnet-2b"].save(path / "downloaded")
+            arguments[1] = "downloaded"
+        if program == "rsrc" and arguments[0] != "serve":
             run(program, arguments, path)
     return path
 
@@ -125,7 +122,7 @@ def test_shell_examples_run(folder: Path) -> None:
         "tiny.rsr",
     ]
     programs = {line.split()[0] for line in shell_lines()}
-    assert programs == {"python3", ".", "pip", "hf", "rsrc", "curl"}
+    assert programs == {"python3", ".", "pip", "rsrc", "curl"}
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

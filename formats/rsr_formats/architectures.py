@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .text import quoted, similar
+
 # `Architecture.mixers` of a class without others; "attention" is in older files.
 ATTENTION_ONLY = {
     "full_attention": "attention",
@@ -125,6 +127,7 @@ class Architecture:
         gguf_names: values of `general.architecture`; an export writes the first.
         family: what its models are called; "": as the class.
         is_runnable: whether `rsr_runtime.llm` can run it.
+        in_transformers: whether transformers has the class itself, without code from elsewhere.
         has_head: whether it has an output head; one without gives hidden states, not text.
         base_name: name of the class that is its decoder without a head; "": "...Model".
         attn_sub_norm: name of the norm before o_proj within a layer, or None.
@@ -176,6 +179,7 @@ class Architecture:
     gguf_names: tuple[str, ...] = ()
     family: str = ""
     is_runnable: bool = True
+    in_transformers: bool = True
     has_head: bool = True
     base_name: str = ""
     attn_sub_norm: str | None = None
@@ -333,6 +337,7 @@ ARCHITECTURES = (
         "llama",
         ("bitnet",),
         family="1bitLLM's BitNet b1.58",
+        in_transformers=False,
         attn_sub_norm="self_attn.inner_attn_ln",
         ffn_sub_norm="mlp.ffn_layernorm",
         int8_activations=True,
@@ -459,6 +464,7 @@ ARCHITECTURES = (
     Architecture(
         "Gemma3ForCausalLM",
         "gemma3_text",
+        ("gemma3",),
         base_name="Gemma3TextModel",
         norms=Norms(
             "input_layernorm",
@@ -488,6 +494,7 @@ ARCHITECTURES = (
         "MiniCPMForCausalLM",
         "minicpm",
         ("minicpm",),
+        in_transformers=False,
         permutes_qk=True,
         embedding_factor=Factor("scale_emb"),
         residual_factor=Factor("scale_depth", size="num_hidden_layers", size_power=-0.5),
@@ -509,6 +516,7 @@ ARCHITECTURES = (
     Architecture(
         "MobileLLMForCausalLM",
         "mobilellm",
+        in_transformers=False,
         layer_runs=2,
         rms_norm_eps=1e-5,
         tie_key="share_embedding",
@@ -517,11 +525,12 @@ ARCHITECTURES = (
     ),
 )
 
-# What other classes have that no field of `Architecture` describes.
+# What other classes, and architectures of GGUF, have that no field of `Architecture` describes.
 _LAYER_NORMS = "layer norms, and an MLP without a gate"
 _STATE_SPACES = "state-space layers"
 _LATENT = "compressed keys and values (MLA)"
 MISSING = {
+    "gemma-embedding": "attention in both directions, and Dense modules after pooling",
     "Gemma2ForCausalLM": "capped scores and logits",
     "Gemma3nForCausalLM": "embeddings and residual streams of their own for each layer",
     "GptOssForCausalLM": "attention sinks, and experts with biases",
@@ -584,6 +593,7 @@ PREFIXES = (
 ANY_PREFIX = "|".join(sorted(map(re.escape, PREFIXES), key=len, reverse=True))  # for patterns
 _IN_DECODER = re.compile(rf"({ANY_PREFIX})(?:layers\.[0-9]|embed_tokens\.weight)")
 _ANYWHERE = re.compile(r"(.*?)layers\.0\.(?:self_attn|linear_attn|mlp)\..*", re.DOTALL)
+_LIKENESS = 0.7  # of names of architectures, most of which are short
 _MAX_NAME = 1000  # characters that are searched
 _MAX_INTERVAL = 1000  # layers from one with full attention to the next
 _DRAFT_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
@@ -620,6 +630,15 @@ class DecoderNames:
         prefix = min(PREFIXES, key=lambda p: (-counts[p], PREFIXES.index(p)))
         own = [f"{prefix}lm_head", *(["language_model.lm_head"] if "language" in prefix else [])]
         return cls(prefix, next((head for head in ("lm_head", *own) if head in heads), "lm_head"))
+
+    def usual(self, name: str) -> str:
+        """Return the name that a tensor or module of these names has in a class with a head."""
+        usual = DecoderNames()
+        if name == self.head or name.startswith(f"{self.head}."):
+            return usual.head + name.removeprefix(self.head)
+        if name.startswith(self.prefix):
+            return usual.prefix + name.removeprefix(self.prefix)
+        return name
 
 
 def has_decoder(tensors: Iterable[str]) -> bool:
@@ -706,6 +725,23 @@ def first_class(config: Mapping[str, Any]) -> object:
     """Return the first entry under `architectures`, of any type; None if there is none."""
     classes = config.get("architectures")
     return classes[0] if isinstance(classes, list) and classes else None
+
+
+def nearest(name: object, names: Iterable[str]) -> str:
+    """Return "; similar: 'X', 'Y'", for a sentence on an unknown architecture; "" if none is.
+
+    Args:
+        name: the unknown name, of any type.
+        names: the known ones, of classes or of GGUF architectures.
+    """
+    known = {_stem(n): n for n in names}
+    found = similar(_stem(name), list(known), _LIKENESS) if isinstance(name, str) else []
+    return f"; similar: {quoted([known[stem] for stem in found])}" if found else ""
+
+
+def _stem(name: str) -> str:
+    """Return the name of a class without what it is for, which most names share."""
+    return name.partition("For")[0]
 
 
 def of_gguf(name: object) -> Architecture | None:

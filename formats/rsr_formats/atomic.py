@@ -14,6 +14,7 @@ from typing import BinaryIO
 from .errors import OutputExistsError
 
 _temporaries: dict[Path, list[BinaryIO]] = {}  # files and folders to remove; open files in each
+_foreign: list[tuple[Path, str, set[Path]]] = []  # folders, patterns, and files to keep
 
 
 @contextmanager
@@ -51,12 +52,52 @@ def remove_temporaries() -> None:
                 with suppress(OSError, ValueError):
                     os.close(file.fileno())  # unlike file.close(), does not flush
         _remove(path)
+    for folder, pattern, kept in tuple(_foreign):
+        for path in folder.glob(pattern):
+            if path not in kept:
+                _remove(path)
+
+
+@contextmanager
+def foreign_temporaries(folder: Path, pattern: str) -> Iterator[None]:
+    """Remove the temporary files of another library if `remove_temporaries` is called in the block.
+
+    An exception leaves them to that library.
+
+    Args:
+        folder: where it makes them; need not exist.
+        pattern: that their names match. Files that exist already belong to another process.
+    """
+    entry = (folder, pattern, set(folder.glob(pattern)))
+    _foreign.append(entry)
+    try:
+        yield
+    finally:
+        _foreign.remove(entry)
 
 
 def beside(target: Path) -> Path:
     """Return an unused temporary name in the folder of `target`."""
     # Cut, because a file system that takes a name of 255 bytes takes no longer one.
     return target.with_name(f".{target.name[:50]}.{os.urandom(6).hex()}.tmp")
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, which replaces `target`: as a hard link, else as a copy.
+
+    Raises:
+        OSError: copying failed; `target` is unchanged.
+    """
+    source = source.resolve()  # the link is to the file itself
+    if target.exists() and target.samefile(source):
+        return
+    unfinished = beside(target)
+    with temporary(unfinished, target):
+        try:
+            unfinished.hardlink_to(source)
+        except OSError:  # another file system, or one without hard links
+            shutil.copyfile(source, unfinished)
+        unfinished.replace(target)
 
 
 def _name_target(error: OSError, path: Path, target: Path) -> None:

@@ -47,19 +47,32 @@ def decode_digits(
         arrays: the result of `RsrFile.index_arrays`. Ranks that are out of range decode to
             arbitrary digits; `check_ranks` finds them.
     """
+    W = np.empty(t.shape, np.uint8)
+    for rows, columns, digits in dense_windows(t, arrays):
+        W[rows, columns] = digits
+    return W
+
+
+def dense_windows(
+    t: IndexedTensor, arrays: Mapping[str, npt.NDArray[Any]]
+) -> Iterator[tuple[slice, Columns, npt.NDArray[np.uint8]]]:
+    """Decode an index in either encoding in windows: for a ranked one those of `digit_windows`.
+
+    Args:
+        t: the tensor's record.
+        arrays: the result of `RsrFile.index_arrays`.
+    """
     if t.encoding == "ranked":
-        W = np.empty(t.shape, np.uint8)
-        for rows, columns, digits in digit_windows(t, arrays["ranks"]):
-            W[rows, columns] = digits
-        return W
-    A = np.empty((t.rows, t.blocks * t.k), np.uint8)
-    for j, (permutation, segments) in enumerate(
-        zip(arrays["permutation"], arrays["segments"], strict=True)
-    ):
-        ranks = ranks_from_block(Block(permutation, segments))
-        A[:, j * t.k : (j + 1) * t.k] = digits_from_ranks(ranks, t.base, t.k)
-    A = A[:, : t.columns]
-    return np.ascontiguousarray(A if t.direction == "expand" else A.T)
+        yield from digit_windows(t, arrays["ranks"])
+        return
+    for j, block in enumerate(zip(arrays["permutation"], arrays["segments"], strict=True)):
+        indexed = slice(j * t.k, min((j + 1) * t.k, t.columns))
+        digits = digits_from_ranks(ranks_from_block(Block(*block)), t.base, t.k)
+        digits = digits[:, : indexed.stop - indexed.start]
+        if t.direction == "expand":
+            yield slice(0, t.rows), indexed, digits
+        else:
+            yield indexed, slice(0, t.rows), digits.T
 
 
 def digit_windows(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .architectures import of_config
+from .text import shown
 
 ROUTER = "mlp.gate"  # its module within a layer
 EXPERTS = "mlp.experts"
@@ -101,7 +102,7 @@ def experts_of(config: Mapping[str, Any]) -> Experts | None:
         )
     norm = config.get("norm_topk_prob")
     if norm is not None and type(norm) is not bool:
-        raise ValueError(f"config.json: norm_topk_prob is {str(norm)[:40]}, expected true or false")
+        raise ValueError(f"config.json: norm_topk_prob is {shown(norm)}, expected true or false")
     only = config.get("mlp_only_layers")
     if only is not None and not (isinstance(only, list) and all(type(n) is int for n in only)):
         raise ValueError("config.json: mlp_only_layers is not a list of integers")
@@ -113,5 +114,5 @@ def _whole(config: Mapping[str, Any], key: str, default: int) -> int:
     if value is None:
         return default
     if type(value) is not int or not 0 < value < 1 << 31:
-        raise ValueError(f"config.json: {key} is {str(value)[:40]}, expected a positive integer")
+        raise ValueError(f"config.json: {key} is {shown(value)}, expected a positive integer")
     return value

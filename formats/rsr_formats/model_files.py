@@ -8,6 +8,13 @@ from typing import Any
 from .errors import RsrError
 from .text import shown_json
 
+# What sentence-transformers adds to a model that embeds texts.
+EMBEDDING_FILES = (
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling.config.json",
+)
 # Files that a model needs in addition to its tensors.
 MODEL_FILES = (
     "config.json",
@@ -22,11 +29,7 @@ MODEL_FILES = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
-    # What sentence-transformers adds to a model that embeds texts.
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-    "1_Pooling.config.json",
+    *EMBEDDING_FILES,
 )
 _IN_FOLDERS = {"1_Pooling.config.json": "1_Pooling/config.json"}
 LISTS = ("modules.json",)  # JSON files with a list; the others hold an object

@@ -16,6 +16,12 @@ def widen_bf16(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
+def narrow_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """Return finite float32 values rounded to BF16, to nearest with ties to even, as their bits."""
+    bits = values.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
 def llama3_kept(
     wavelengths: npt.NDArray[np.float64], low: float, high: float, original: float
 ) -> npt.NDArray[np.float64]:

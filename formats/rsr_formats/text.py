@@ -43,15 +43,25 @@ def quoted(names: Sequence[str], limit: int = 10) -> str:
 
 
 def alternatives(name: str, names: Sequence[str]) -> str:
-    """Return "similar names: 'a', 'b'" or, if no name resembles `name`, "it has 'x', 'y', ...".
+    """Return "similar names: 'a', 'b'" or, if no name resembles `name`, "it has 'x', 'y', ..."."""
+    found = similar(name, names)
+    return f"similar names: {quoted(found)}" if found else f"it has {quoted(names, 5) or 'none'}"
+
+
+def similar(name: str, names: Sequence[str], likeness: float = 0.6) -> list[str]:
+    """Return the few names that resemble `name`.
 
     Names that contain `name` come first, then those with few other letters.
+
+    Args:
+        name: a name that is not among them.
+        names: the known names.
+        likeness: the smallest share of letters in common, as difflib counts them.
     """
     found = [n for n in names if len(name) > 2 and name in n][:_MAX_SIMILAR]
     compared = {n[:_MAX_QUOTED]: n for n in names[:_MAX_COMPARED]}
-    close = get_close_matches(name[:_MAX_QUOTED], compared, _MAX_SIMILAR)
-    found = list(dict.fromkeys([*found, *(compared[n] for n in close)]))[:_MAX_SIMILAR]
-    return f"similar names: {quoted(found)}" if found else f"it has {quoted(names, 5) or 'none'}"
+    close = get_close_matches(name[:_MAX_QUOTED], compared, _MAX_SIMILAR, likeness)
+    return list(dict.fromkeys([*found, *(compared[n] for n in close)]))[:_MAX_SIMILAR]
 
 
 def shown_json(value: object) -> str:

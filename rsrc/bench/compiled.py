@@ -26,7 +26,13 @@ Product = tuple[Callable[[Any], Any], Callable[[Any], str | None]]
 
 ALL = "all matrices"  # the key "matrix" in rows of a pass over a whole file
 
-_VECTORS_AS = {"avx512vnni": "avx512", "amx": "avx512"}  # these differ for batches only
+# These differ for batches only.
+_VECTORS_AS = {
+    "avx512vnni": "avx512",
+    "amx": "avx512",
+    "neon_dotprod": "neon",
+    "neon_i8mm": "neon",
+}
 _PAGE = 4096
 
 

@@ -88,15 +88,15 @@ def chat(model: LanguageModel, conversation: Chat, options: dict[str, Any]) -> b
         False if Ctrl-C ended it, else True.
 
     Raises:
-        PromptError, TemplateError, SourceError, OSError: an entry in a pipe fails. On a terminal
-            the error is shown, and the next entry is read.
+        PromptError, TemplateError, SourceError, OSError: an entry in a pipe fails, other than one
+            that is no command. On a terminal the error is shown, and the next entry is read.
     """
     is_typed = sys.stdin.isatty()
     if is_typed:
         click.echo("/help lists commands", err=True)
     talk = _Talk(model, conversation, options, is_typed)
     if not is_typed:
-        return all(map(talk.take, _before_exit(piped_entries())))
+        return _take_all(talk, _before_exit(piped_entries()))
     with held_interrupts():  # Ctrl-C between an answer and the next line must not end everything
         for entry in _before_exit(typed_entries()):
             try:
@@ -118,7 +118,7 @@ def _command(entry: Entry) -> tuple[str, str | None] | None:
     A line such as "/usr/bin" or "/tmp is full" is a message.
 
     Raises:
-        SourceError: it looks like a command, but there is none of this form.
+        _CommandError: it looks like a command, but there is none of this form.
     """
     found = _COMMAND.fullmatch(entry.text) if entry.is_line else None
     if found is None:
@@ -126,15 +126,34 @@ def _command(entry: Entry) -> tuple[str, str | None] | None:
     name, argument = found[1], found[2]
     if name in _COMMANDS:
         if argument is not None and name not in ("save", "load"):
-            raise SourceError(f"/{name} takes no argument; /help lists the commands")
+            raise _CommandError(f"/{name} takes no argument; /help lists the commands")
         return name, argument
     if name.lower() in _COMMANDS:
-        raise SourceError(
+        raise _CommandError(
             f"unknown command /{name}: commands are lowercase, /{name.lower()}; /help lists them"
         )
     if argument is not None:
         return None
-    raise SourceError(f"unknown command /{printable(name)}; /help lists all")
+    raise _CommandError(f"unknown command /{printable(name)}; /help lists all")
+
+
+class _CommandError(SourceError):
+    """A line that looks like a command, but is none."""
+
+
+def _take_all(talk: _Talk, entries: Iterator[Entry]) -> bool:
+    """Take what comes through a pipe, where a line that is no command is reported and passed over.
+
+    Returns:
+        False if Ctrl-C ended an answer.
+    """
+    for entry in entries:
+        try:
+            if not talk.take(entry):
+                return False
+        except _CommandError as error:
+            click.echo(f"rsrc: {error}", err=True)
+    return True
 
 
 class _Talk:

@@ -15,19 +15,20 @@ from ..compiler.target import TARGETS
 from ..layouts import QUANTIZERS
 from ..layouts.scales import parse_per
 from ..workers.dask import check_address
-from .options import PATH, checked_by, force_option, json_option, output_option
+from .options import checked_by, force_option, json_option, output_option
 from .progress_bar import progress_bar
+from .source import SOURCE, asked
 
 _EXAMPLES = """\b
 Examples:
-  rsrc compile bitnet-2b -o bitnet-2b.rsr --head int8
+  rsrc compile hf://microsoft/bitnet-b1.58-2B-4T -o bitnet-2b.rsr --head int8
   rsrc compile model.gguf -o model.rsr
   rsrc compile model.safetensors -o model.rsr --target avx2 --zstd 3
 """
 
 
 @click.command("compile", short_help="Compile a checkpoint to one .rsr file.", epilog=_EXAMPLES)
-@click.argument("source", type=PATH)
+@click.argument("source", type=SOURCE)
 @output_option()
 @click.option(
     "--encoding",
@@ -87,19 +88,34 @@ Examples:
     callback=checked_by(check_address, "executor: "),
     help="Process tensors on the workers of a Dask scheduler, which read SOURCE by the same path.",
 )
+@click.option(
+    "--no-cache",
+    is_flag=True,
+    help="Download a model of the Hub one file at a time, and keep none of them.",
+)
 @force_option
 @json_option
-def compile_command(source: Path, output: Path, as_json: bool, **options: Any) -> None:
+def compile_command(
+    source: Path | str, output: Path, no_cache: bool, as_json: bool, **options: Any
+) -> None:
     """Compile SOURCE to one .rsr file.
 
-    SOURCE is a .safetensors or .gguf file, a .safetensors.index.json or a model directory.
+    SOURCE is a .safetensors or .gguf file, a .safetensors.index.json or a model directory; or
+    hf://ORG/NAME[@REVISION][/FILE], a model of the Hugging Face Hub.
     """
     from ..compiler.pipeline import compile as run
 
     if options["per"] is not None and options["quantize"] is None:
         raise click.UsageError("--per needs --quantize")
+    source = asked(source)
+    if no_cache and isinstance(source, Path):
+        raise click.UsageError("--no-cache is for a model of the Hub: hf://ORG/NAME")
+    if no_cache and options["executor"] is not None:
+        raise click.UsageError(
+            "--no-cache keeps no files that the workers of --executor could read"
+        )
     with progress_bar("compiling") as progress:
-        report = run(source, output, progress=progress, **options)
+        report = run(source, output, cache=not no_cache, progress=progress, **options)
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=2))
     else:

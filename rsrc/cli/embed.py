@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _POOLINGS = ("lasttoken", "mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean")
+
+
+def _named_npy(
+    context: click.Context, parameter: click.Parameter, output: Path | None
+) -> Path | None:
+    if output is not None and output.suffix.lower() != ".npy":
+        raise click.BadParameter(
+            f"found {printable(output.name)!r}, expected a name that ends in .npy; without it, the "
+            "vectors go to stdout, a JSON list in each line"
+        )
+    return output
 
 
 @click.command(short_help="Embed texts: a vector for each.")
@@ -61,8 +73,9 @@ _POOLINGS = ("lasttoken", "mean", "cls", "max", "mean_sqrt_len_tokens", "weighte
     "-o",
     "--output",
     type=PATH,
-    metavar="FILE",
-    help="Write the vectors to FILE in NumPy's format, .npy: float32 (texts, dimensions).",
+    metavar="FILE.npy",
+    callback=_named_npy,
+    help="Write the vectors to FILE.npy in NumPy's format: float32 (texts, dimensions).",
 )
 @force_option
 @model_options("Maximum tokens of a text. Default: 4096, or the model's limit if less.")
@@ -104,11 +117,17 @@ def embed(
             found = [line.removesuffix("\r") for line in lines]
         if prompt is not None:
             prompt = typed(prompt, "--prompt")
-        with progress_bar("embedding", in_bytes=False) as shown:
+        with (
+            warnings.catch_warnings(record=True) as said,
+            progress_bar("embedding", in_bytes=False) as shown,
+        ):
+            warnings.simplefilter("always")
             vectors = model.embed(
                 found, prompt=prompt, prompt_name=prompt_name, **options,
                 progress=None if shown is None else partial(shown, ""),
             )  # fmt: skip
+    for warning in said:
+        click.echo(f"rsrc: {printable(str(warning.message))}", err=True)
     if output is not None:
         with atomic_file(output, force) as to:
             numpy.save(to, vectors)

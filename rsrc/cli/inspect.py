@@ -14,18 +14,19 @@ from rsr_formats.text import printable
 from ..common.progress import ByteCounter
 from ..source.open import is_source
 from ..source.wrong_file import is_file
-from .options import PATH, file_argument, json_option
+from .options import file_argument, json_option
 from .progress_bar import progress_bar
+from .source import SOURCE, asked
 
 
 @click.command(short_help="Show what a .rsr file holds, or how a checkpoint would compile.")
-@click.argument("file", type=PATH)
+@click.argument("file", type=SOURCE)
 @click.option("--tensor", metavar="NAME", help="Show one tensor in full.")
 @click.option(
     "--block", type=int, metavar="J", help="Show column block J of --tensor: permutation, segments."
 )
 @json_option
-def inspect(file: Path, tensor: str | None, block: int | None, as_json: bool) -> None:
+def inspect(file: Path | str, tensor: str | None, block: int | None, as_json: bool) -> None:
     """Show the tensors of a .rsr FILE, or how each tensor of a checkpoint would compile.
 
     FILE is a .rsr file, or any SOURCE of rsrc compile.
@@ -36,20 +37,21 @@ def inspect(file: Path, tensor: str | None, block: int | None, as_json: bool) ->
 
     if block is not None and tensor is None:
         raise click.UsageError("--block needs --tensor")
-    if not file.is_dir():
-        is_file(file)
-    of_source = is_source(file)
+    source = asked(file)
+    if isinstance(source, Path) and not source.is_dir():
+        is_file(source)
+    of_source = is_source(source)
     if of_source:
         if block is not None:
             raise click.UsageError("--block is for .rsr files: compile the checkpoint first")
         with progress_bar("reading") as progress:
-            result = survey(file, tensor, progress)
+            result = survey(source, tensor, progress)
     elif tensor is None:
-        result = inspect_file(file)
+        result = inspect_file(source)
     elif block is None:
-        result = inspect_tensor(file, tensor)
+        result = inspect_tensor(source, tensor)
     else:
-        result = inspect_block(file, tensor, block)
+        result = inspect_block(source, tensor, block)
     if as_json:
         click.echo(json.dumps(result, indent=2))
     elif of_source:
@@ -62,12 +64,12 @@ def inspect(file: Path, tensor: str | None, block: int | None, as_json: bool) ->
 @file_argument
 @click.option(
     "--against",
-    type=PATH,
+    type=SOURCE,
     metavar="SOURCE",
     help="Also check that FILE holds every tensor of SOURCE byte for byte, or quantized from it.",
 )
 @json_option
-def verify(file: Path, against: Path | None, as_json: bool) -> None:
+def verify(file: Path, against: Path | str | None, as_json: bool) -> None:
     """Check every byte of a .rsr FILE."""
     from rsr_formats import RsrFile
 

@@ -24,6 +24,7 @@ from .compile import compile_command
 from .decompile import decompile, unpack
 from .embed import embed
 from .eval import evaluate_command
+from .export_transformers import export_transformers
 from .inspect import inspect, verify
 from .llm import chat, perplexity, run
 from .options import json_option
@@ -55,8 +56,7 @@ def _open_closed_streams() -> None:
 
 _EXAMPLE = """\b
 Example:
-  $ hf download microsoft/bitnet-b1.58-2B-4T --local-dir bitnet-2b
-  $ rsrc compile bitnet-2b -o bitnet-2b.rsr
+  $ rsrc compile hf://microsoft/bitnet-b1.58-2B-4T -o bitnet-2b.rsr
   $ rsrc run bitnet-2b.rsr -p "Once upon a time" -n 50
 
 `rsrc COMMAND --help` lists the options of a command.
@@ -96,7 +96,7 @@ def info(as_json: bool) -> None:
 
 
 for _command in (
-    compile_command, inspect, verify, decompile, unpack, bench, run, chat, embed, perplexity,
-    evaluate_command, serve,
+    compile_command, inspect, verify, decompile, unpack, export_transformers, bench, run, chat,
+    embed, perplexity, evaluate_command, serve,
 ):  # fmt: skip
     main.add_command(_command)

@@ -12,7 +12,7 @@ import click
 from rsr_formats.text import listed
 
 from ..common.errors import OptionError, SourceError
-from ..source.hub import how_to_download
+from ..source.hub.name import hub_name, possible_name
 from ..source.wrong_file import is_checkpoint, is_file, is_gguf, look
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -42,8 +42,12 @@ def compiled(context: click.Context, parameter: click.Parameter, value: Path | N
     """
     if value is None:
         return None
-    if not value.exists() and (advice := how_to_download(value)) is not None:
-        raise SourceError(advice)
+    name = hub_name(value) or possible_name(value)
+    if name is not None:
+        raise SourceError(
+            f"{value}: no such file; for {name}, a model of the Hugging Face Hub, run "
+            f"`rsrc compile {name} -o {name.short}.rsr` first"
+        )
     if not value.is_dir():
         is_file(value)
     inside = [p.name for p in sorted(value.glob("*.rsr"))] if value.is_dir() else []

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from rsr_formats.records import KINDS
 from rsr_formats.text import counted, printable
@@ -39,7 +38,7 @@ def print_report(report: Report) -> None:
     for (layout, scale), count in rules.items():
         out.print(f"{counted(count, 'tensor')} in layout {layout}, scale: {scale}")
     if quantized := [t for t in report.tensors if t.relative_error is not None]:
-        out.print(_quality_table(quantized))
+        _print_quality(out, quantized)
     if report.head is not None:
         _print_head(out, report.head)
     if dense := [t for t in report.tensors if t.reason is not None]:
@@ -71,22 +70,22 @@ def _print_head(out: Console, head: HeadReport) -> None:
     out.print(printable(f"{origin}logits measured {head.measured}"))
 
 
-def _quality_table(tensors: Sequence[TensorReport]) -> Table:
-    """Return the loss of `--quantize`: each figure over all tensors, and the worst tensor."""
-    table = new_table("quantized after training, lossy", "min", "mean", "max", "worst in")
-    table.columns[4].justify = "left"
-    for words, field, worst in (
+def _print_quality(out: Console, tensors: Sequence[TensorReport]) -> None:
+    """Print the loss of `--quantize`: each figure over all tensors, and the worst tensors."""
+    table = new_table("quantized after training, lossy", "min", "mean", "max")
+    worst: dict[str, list[str]] = {}
+    for words, field, choose in (
         ("share of zeros", "zero_share", max),
         ("relative error", "relative_error", max),
         ("cosine", "cosine", min),
     ):
         values = [float(getattr(t, field)) for t in tensors]
-        name = tensors[values.index(worst(values))].name
         mean = sum(values) / len(values)
-        table.add_row(
-            words, *(f"{v:.4f}" for v in (min(values), mean, max(values))), printable(name)
-        )
-    return table
+        table.add_row(words, *(f"{v:.4f}" for v in (min(values), mean, max(values))))
+        worst.setdefault(tensors[values.index(choose(values))].name, []).append(words)
+    out.print(table)
+    for name, figures in worst.items():
+        out.print(printable(f"worst {', '.join(figures)}: {name}"))
 
 
 def _size_row(

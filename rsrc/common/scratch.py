@@ -13,9 +13,13 @@ from rsr_formats.atomic import temporary
 
 
 @contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """Yield a new folder that is removed with the block, or when a signal ends the process."""
-    folder = Path(tempfile.gettempdir(), f"rsrc-{os.urandom(6).hex()}")
+def scratch_folder(folder: Path | None = None) -> Iterator[Path]:
+    """Yield a new folder that is removed with the block, or when a signal ends the process.
+
+    Args:
+        folder: its unused path; None for one among the temporary files of the system.
+    """
+    folder = folder or Path(tempfile.gettempdir(), f"rsrc-{os.urandom(6).hex()}")
     with temporary(folder):  # registered before it exists: a signal may arrive at any time
         folder.mkdir(mode=0o700)
         yield folder

@@ -10,7 +10,7 @@ made from the embedding, which is kept unchanged for lookups.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,21 +93,14 @@ def find_head(checkpoint: Checkpoint) -> SourceTensor:
     )
 
 
-def plan_head(
-    checkpoint: Checkpoint, recognized: Sequence[Recognized]
-) -> list[Recognized | HeadPlan]:
-    """Replace the head by its plan; append the plan if the head is tied to the embedding.
+def plan_head(checkpoint: Checkpoint, found: Recognized) -> HeadPlan:
+    """Return the plan of the head, given how its source tensor was recognized.
 
     Raises:
         OptionError: the head is ternary, not a matrix of floats, or too wide; or the source has a
             tensor with the name of the scales.
     """
-    name = find_head(checkpoint).name
-    names = [t.tensor.name for t in recognized]
-    if name not in names:
-        raise OptionError(f"head: {name!r} is auxiliary to another tensor: compile without --head")
-    place = names.index(name)
-    found = recognized[place]
+    name = found.tensor.name
     if isinstance(found, TernaryTensor):
         kind = KINDS[len(found.digits)]
         raise OptionError(
@@ -121,9 +114,7 @@ def plan_head(
             norm = None
     plan = HeadPlan(found.tensor, norm, checkpoint.rotation_of(name, found.tensor.shape))
     _check(checkpoint, plan)
-    if plan.is_added:
-        return [*recognized, plan]
-    return [*recognized[:place], plan, *recognized[place + 1 :]]
+    return plan
 
 
 def _check(checkpoint: Checkpoint, plan: HeadPlan) -> None:

@@ -35,6 +35,7 @@ class CompileOptions:
     exclude: Sequence[str] = ()
     zstd: int | None = None
     threads: int | None = None
+    cache: bool = True
     force: bool = False
 
     def __post_init__(self) -> None:

@@ -1,21 +1,25 @@
 """The compiler: load -> recognize -> plan -> index -> record -> write.
 
+A source that arrives file by file (`--no-cache`) passes through all stages but the first in turn.
+
 Memory. The tensors that workers hold, source bytes and results, take at most `workers.pool.BUDGET`
-(384 MiB). A tensor that needs more than half of that is indexed by the main thread, in panels of
-32 MiB. So the peak is the largest ternary tensor plus 512 MiB, including Python; with one thread,
-the largest ternary tensor plus 128 MiB. Scales of all tensors add 2 bytes each, or 4 where float16
-is not exact. Dense tensors are streamed. Compression takes up to 90 MB more per thread, at the
-highest levels. Each worker of an executor holds one tensor and its index.
+(384 MiB). A tensor that needs more than half of that is indexed by the main thread, in panels of 32
+MiB; workers go on beside it within the same budget. So the peak is 512 MiB, including Python, or
+the largest ternary tensor plus 256 MiB if that is more; with one thread, that tensor plus 128 MiB.
+Scales of all tensors add 2 bytes each, or 4 where float16 is not exact. Dense tensors are streamed.
+Compression takes up to 90 MB more per thread, at the highest levels. Each worker of an executor
+holds one tensor and its index.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from rsr_formats import RsrFile, create
@@ -24,7 +28,6 @@ from rsr_formats.records import (
     DenseTensor,
     FileEntry,
     IndexedTensor,
-    Rotation,
     Section,
     Stack,
     Tensor,
@@ -32,19 +35,25 @@ from rsr_formats.records import (
 from rsr_formats.writer import BytesLike, RsrWriter
 
 from .._version import __version__
+from ..common.errors import OptionError
 from ..common.progress import Advance, ByteCounter, Progress, ProgressFunction
 from ..source.checkpoint import Checkpoint
 from ..source.files import check_not_source
+from ..source.hub.name import hub_name
+from ..source.hub.stream import streamed
 from ..source.open import open_checkpoint
-from ..workers.pool import LARGEST, ExecutorLike, Workers, open_workers
-from .head import WEIGHT, HeadPlan, find_head, plan_head, write_head
+from ..workers.pool import ExecutorLike, Workers, open_workers
+from .head import WEIGHT, HeadPlan, find_head, write_head
 from .options import CompileOptions
-from .plan import IndexPlan, Plan, plan
-from .recognize import PassthroughTensor, recognize, unmatched
+from .plan import IndexPlan, Plan
+from .planner import Planner
+from .recognize import PassthroughTensor, unmatched
 from .record import Encoded, Encoder, encode, nbytes, renumbered
 from .report import Report, TensorReport, dense_report, head_reports, indexed_report, output_parts
-from .rotate import rotated, rotations_of
+from .rotate import rotated
 from .support import activation_notes, check_file
+
+ORIGIN = "rsr.source"  # key of the metadata: the model of the Hub, with its commit
 
 Written = tuple[list[Tensor], list[TensorReport]]
 
@@ -65,13 +74,15 @@ def compile(
     zstd: int | None = None,
     threads: int | None = None,
     executor: str | ExecutorLike | None = None,
+    cache: bool = True,
     force: bool = False,
     progress: Progress | ProgressFunction | None = None,
 ) -> Report:
     """Compile a checkpoint to a `.rsr` file.
 
     Args:
-        source: a .safetensors or .gguf file, a .safetensors.index.json or a model directory.
+        source: a .safetensors or .gguf file, a .safetensors.index.json or a model directory; or
+            `hf://org/name[@revision][/file]`, a model of the Hugging Face Hub.
         output: the .rsr file. It appears only when it is complete.
         encoding: "auto", "ranked" or "permuted".
         target: "native", "generic", "avx2", "avx512" or "neon": where products will run.
@@ -94,14 +105,19 @@ def compile(
             workers of a Dask scheduler, or an object with the `submit` of
             `concurrent.futures.Executor`. Workers read the source themselves, from the same paths.
             The output does not depend on the executor.
+        cache: whether a model of the Hub is downloaded to the Hugging Face cache and stays there.
+            If not, one file at a time is downloaded to a temporary folder beside the output, and
+            removed before the next.
         force: replace an existing output.
         progress: called as progress(tensor name, bytes done, bytes in total). The total is the size
             of the source's tensors; recognizing a tensor is the first half of its bytes, writing it
             the second. If it also has a method `begin`, begin("recognizing" or "compiling",
-            tensors) announces each phase.
+            tensors) announces each phase. A download has a phase "downloading", with the bytes of
+            each file.
 
     Raises:
-        SourceError: the source is missing, damaged or not supported.
+        SourceError: the source is missing, damaged or not supported, or cannot be downloaded.
+        MissingPackageError: downloading needs huggingface_hub.
         NothingToCompileError: no tensor is ternary or binary.
         OptionError: an option is out of range, the output is part of the source, or there is
             no head to quantize.
@@ -112,20 +128,26 @@ def compile(
     start = time.perf_counter()
     options = CompileOptions(
         encoding=encoding, target=target, k=k, direction=direction, quantize=quantize, per=per,
-        head=head, include=include, exclude=exclude, zstd=zstd, threads=threads, force=force,
+        head=head, include=include, exclude=exclude, zstd=zstd, threads=threads, cache=cache,
+        force=force,
     )  # fmt: skip
-    checkpoint = load(source, output, options, is_local=executor is None)
-    passes = _bytes_to_process(checkpoint, options)
-    counter = ByteCounter(progress, checkpoint.stored_nbytes, passes)
-    with open_workers(executor, options.thread_count) as workers:
-        counter.begin("recognizing", len(checkpoint.tensors))
-        recognized = recognize(checkpoint, options, workers, counter.advance)
-        rotations = rotations_of(checkpoint, recognized)
-        chosen = recognized if head is None else plan_head(checkpoint, recognized)
-        plans = plan(chosen, options)
-        counter.begin("compiling", len(plans))
+    with ExitStack() as stack:
+        is_local = executor is None
+        checkpoint = stack.enter_context(load(source, output, options, is_local, progress))
+        passes = _bytes_to_process(checkpoint, options)
+        counter = ByteCounter(progress, checkpoint.stored_nbytes, passes)
+        workers = stack.enter_context(open_workers(executor, options.thread_count))
+        planner = Planner(checkpoint, options, workers, counter)
+        batches: Iterable[list[Plan]] = stack.enter_context(closing(planner.plans()))
+        if checkpoint.fetched is None:  # all is planned before the output is begun
+            batches = [[*chain.from_iterable(batches)]]
         tensors, files, sections = write(
-            checkpoint, plans, rotations, output, options, workers, counter.advance
+            checkpoint, batches, planner, output, options, workers, counter
+        )
+        notes = (
+            *checkpoint.notes,
+            *unmatched(checkpoint, options),
+            *activation_notes(checkpoint, quantize, per),
         )
     output_bytes = Path(output).stat().st_size
     return Report(
@@ -138,43 +160,52 @@ def compile(
         output_parts=output_parts(tensors, files, sections, output_bytes),
         seconds=time.perf_counter() - start,
         threads=options.thread_count,
-        notes=(
-            *checkpoint.notes,
-            *unmatched(checkpoint, options),
-            *activation_notes(checkpoint, quantize),
-        ),
+        notes=notes,
         support=check_file(RsrFile(output)),
     )
 
 
+@contextmanager
 def load(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
     options: CompileOptions,
     is_local: bool,
-) -> Checkpoint:
-    """Stage 1: check the output and open the source.
+    progress: ProgressFunction | None,
+) -> Iterator[Checkpoint]:
+    """Stage 1: check the output and open the source, until the block ends.
 
     Args:
         source: see `compile`.
         output: see `compile`.
         options: see `compile`.
         is_local: whether only this process, with its working directory, opens the source.
+        progress: shows downloads.
     """
     target = check_output(output, options.force)
-    checkpoint = open_checkpoint(source if is_local else Path(source).absolute())
-    check_not_source(target, _files_read(checkpoint))
-    return checkpoint
+    name = hub_name(source)
+    if options.cache:
+        path = source if is_local or name is not None else Path(source).absolute()
+        checkpoint = open_checkpoint(path, progress)
+        check_not_source(target, _files_read(checkpoint))
+        yield checkpoint
+        return
+    if name is None:
+        raise OptionError(f"cache: {source} is not downloaded: expected hf://ORG/NAME")
+    if not is_local:
+        raise OptionError("cache: an executor's workers need the files: compile without executor")
+    with streamed(name, target, progress) as checkpoint:
+        yield checkpoint
 
 
 def write(
     checkpoint: Checkpoint,
-    plans: Sequence[Plan],
-    rotations: Mapping[str, Rotation],
+    batches: Iterable[Sequence[Plan]],
+    planner: Planner,
     output: str | os.PathLike[str],
     options: CompileOptions,
     workers: Workers,
-    advance: Advance,
+    counter: ByteCounter,
 ) -> tuple[list[TensorReport], list[FileEntry], tuple[Section, ...]]:
     """Stages 4 to 6: index every tensor, make its record, and write both.
 
@@ -187,29 +218,35 @@ def write(
     encoder = Encoder(options.zstd, workers.local if workers.is_local else None)
     records: list[Tensor] = []
     reports: list[TensorReport] = []
-    with (
-        create(output, options.force, threaded=not workers.is_serial) as writer,
-        closing(workers.map(encoder, plans, partial(_cost, workers))) as encoded,
-    ):
-        out = _Output(writer, options.zstd, workers, advance)
-        for p, whole in encoded:
-            new_records, new_reports = out.write(p, whole)
-            records += new_records
-            reports += new_reports
+    with create(output, options.force, threaded=not workers.is_serial) as writer:
+        out = _Output(writer, options.zstd, workers, counter.advance)
+        for plans in batches:
+            counter.begin("compiling", len(plans))
+            with closing(workers.map(encoder, plans, partial(_cost, workers))) as encoded:
+                for p, whole in encoded:
+                    new_records, new_reports = out.write(p, whole)
+                    records += new_records
+                    reports += new_reports
         files = [
             FileEntry(name, out.add(_file_pieces(file)))
             for name, file in sorted(checkpoint.files.items())
         ]
-        tensors, used = rotated(records, rotations)
+        tensors, used = rotated(records, planner.rotations)
         header = writer.finish(
             producer=f"rsrc {__version__}",
-            metadata=checkpoint.metadata,
+            metadata=_metadata(checkpoint),
             files=files,
             tensors=tensors,
             stacks=_whole_stacks(checkpoint, records),
             rotations=used,
         )
     return reports, files, header.sections
+
+
+def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
+    if checkpoint.origin is None:
+        return checkpoint.metadata
+    return {**checkpoint.metadata, ORIGIN: checkpoint.origin}
 
 
 def _whole_stacks(checkpoint: Checkpoint, tensors: Sequence[Tensor]) -> list[Stack]:
@@ -278,8 +315,7 @@ def _cost(workers: Workers, p: Plan) -> int | None:
     """
     if not isinstance(p, IndexPlan) or workers.is_serial:
         return None
-    cost = nbytes(p) + (p.source.tensor.nbytes if workers.is_local else 0)
-    return cost if cost <= LARGEST else None
+    return nbytes(p) + (p.source.tensor.nbytes if workers.is_local else 0)
 
 
 def _bytes_to_process(checkpoint: Checkpoint, options: CompileOptions) -> int:

@@ -56,25 +56,81 @@ def recognize(
         SourceError: a tensor has a ternary layout but is damaged.
         NothingToCompileError: no tensor is ternary or binary.
     """
-    options = options or CompileOptions()
-    layouts = list(LAYOUTS)
-    if options.quantize is not None:
-        rule, per = QUANTIZERS[options.quantize], parse_per(options.per or "tensor")
-        layouts.append(rule(per, chosen=bool(options.include)))
-    workers = workers or Workers()
-    known = checkpoint if workers.is_local else checkpoint.reference()
-    function = Recognizer(known, tuple(layouts), tuple(options.include), tuple(options.exclude))
-    found: list[Recognized] = []
-    with closing(workers.map(function, checkpoint.tensors.values())) as results:
-        for tensor, recognized in results:
-            assert recognized is not None
-            found.append(recognized)
-            advance(tensor.name, tensor.nbytes)
-    auxiliary = {c.name for t in found if isinstance(t, TernaryTensor) for c in t.auxiliary}
-    found = [t for t in found if t.tensor.name not in auxiliary]
-    if not any(isinstance(t, TernaryTensor) for t in found):
-        raise NothingToCompileError(_advice(checkpoint, found, options))
+    recognition = Recognition(checkpoint, options, workers, advance)
+    found = recognition.of(list(checkpoint.tensors.values()))
+    recognition.check()
     return found
+
+
+class Recognition:
+    """Decides for the tensors of a source, some at a time; arguments as for `recognize`."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        options: CompileOptions | None = None,
+        workers: Workers | None = None,
+        advance: Advance = ignore,
+    ) -> None:
+        self._checkpoint, self._advance = checkpoint, advance
+        self._options = options = options or CompileOptions()
+        self._workers = workers = workers or Workers()
+        layouts = list(LAYOUTS)
+        if options.quantize is not None:
+            rule, per = QUANTIZERS[options.quantize], parse_per(options.per or "tensor")
+            layouts.append(rule(per, chosen=bool(options.include)))
+        known = checkpoint if workers.is_local else checkpoint.reference()
+        self._function = Recognizer(
+            known, tuple(layouts), tuple(options.include), tuple(options.exclude)
+        )
+        self._found: dict[str, Recognized] = {}
+        self._auxiliary: set[str] = set()
+
+    def of(self, tensors: Sequence[SourceTensor]) -> list[Recognized]:
+        """Decide for some tensors; return what `recognize` would for them.
+
+        Tensors in other files that may absorb one of them are decided first.
+
+        Raises:
+            SourceError: a tensor has a ternary layout but is damaged.
+        """
+        names = {t.name for t in tensors}
+        owners = [
+            owner
+            for t in tensors
+            for name in owners_of(t.name) - names
+            if (owner := self._checkpoint.tensors.get(name)) is not None
+        ]
+        due = [t for t in (*tensors, *owners) if t.name not in self._found]
+        with closing(self._workers.map(self._function, due)) as results:
+            for tensor, recognized in results:
+                assert recognized is not None
+                self._found[tensor.name] = recognized
+                if isinstance(recognized, TernaryTensor):
+                    self._auxiliary |= {c.name for c in recognized.auxiliary}
+                self._advance(tensor.name, tensor.nbytes)
+        return [self._found[t.name] for t in tensors if t.name not in self._auxiliary]
+
+    @property
+    def found(self) -> list[Recognized]:
+        """What was decided so far, without auxiliary tensors."""
+        return [t for name, t in self._found.items() if name not in self._auxiliary]
+
+    def check(self) -> None:
+        """Check that some tensor is indexed; called when all are decided.
+
+        Raises:
+            NothingToCompileError: none is.
+        """
+        found = self.found
+        if not any(isinstance(t, TernaryTensor) for t in found):
+            raise NothingToCompileError(_advice(self._checkpoint, found, self._options))
+
+
+def owners_of(name: str) -> set[str]:
+    """Return the possible names of the tensor that absorbs the tensor `name`."""
+    base = name.removesuffix("scales").removesuffix("biases")
+    return {name.removesuffix("_scale"), f"{base}weight"} - {name}
 
 
 @dataclass(frozen=True)
@@ -168,6 +224,7 @@ def _advice(checkpoint: Checkpoint, found: Sequence[Recognized], options: Compil
 
 
 def _is_packed(checkpoint: Checkpoint, tensor: SourceTensor) -> bool:
-    """Return whether a matrix is of codes, as MLX packs them, beside which floats are scales."""
+    """Return whether a matrix was of codes, or is of codes beside which floats are scales."""
     base = tensor.name.removesuffix("weight")
-    return tensor.dtype == "U32" and f"{base}scales" in checkpoint.tensors
+    is_mlx = tensor.dtype == "U32" and f"{base}scales" in checkpoint.tensors
+    return is_mlx or tensor.origin is not None

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from rsr_formats import RsrFile
 from rsr_formats.architectures import of_config, takes_int8_activations
 from rsr_formats.errors import FormatError
-from rsr_formats.model_files import MAX_FILE
+from rsr_formats.model_files import EMBEDDING_FILES, MAX_FILE, MAX_JSON, check_size
 
+from ..common.errors import SourceError
 from ..layouts import TernaryTensor
 from ..source.checkpoint import Checkpoint
 from ..source.files import read_limited
@@ -18,18 +19,22 @@ from ..source.quantization import ONLINE_CONFIG
 from .recognize import Recognized
 
 if TYPE_CHECKING:
-    from rsr_runtime.llm import Support
+    from rsr_runtime.llm import EmbeddingConfig, Support
 
 
-def activation_notes(checkpoint: Checkpoint, quantize: str | None) -> tuple[str, ...]:
+def activation_notes(
+    checkpoint: Checkpoint, quantize: str | None, per: str | None = None
+) -> tuple[str, ...]:
     """Return a sentence if layers that may have learned int8 activations will take floats.
 
     As in transformers, `quantization_config` decides. Without one, neither BitNetForCausalLM nor
-    the quantization of weights after training changes what the layers take.
+    the quantization of weights after training changes what the layers take. BitNet's own rule is
+    absmean per tensor: another one suits other weights.
 
     Args:
         checkpoint: the opened source.
         quantize: the rule by which weights are quantized after training, or None.
+        per: what shares a scale by that rule; None: the tensor.
 
     Raises:
         SourceError: config.json is not a JSON object, or too large.
@@ -40,7 +45,8 @@ def activation_notes(checkpoint: Checkpoint, quantize: str | None) -> tuple[str,
     known = of_config(config)
     if known is None or not known.is_runnable or takes_int8_activations(config):
         return ()
-    if quantize is None and known.model_type != "bitnet":
+    is_bitnets_rule = quantize == "absmean" and per in (None, "tensor")
+    if known.model_type != "bitnet" and not is_bitnets_rule:
         return ()
     advice = (
         "if the weights are masters of a BitNet, which learned int8 activations, add "
@@ -68,10 +74,17 @@ def check_source(checkpoint: Checkpoint, tensors: Mapping[str, Recognized]) -> S
 
     facts = {}
     for name, t in tensors.items():
+        is_rotated = checkpoint.basis is not None and name in checkpoint.basis.names
         if isinstance(t, TernaryTensor):
-            facts[name] = TensorFacts(t.shape, None, t.group_columns is not None, t.layout.name)
+            facts[name] = TensorFacts(
+                t.shape,
+                None,
+                t.group_columns is not None,
+                t.layout.name,
+                is_rotated=is_rotated,
+            )
         else:
-            facts[name] = TensorFacts(t.tensor.shape, t.tensor.dtype)
+            facts[name] = TensorFacts(t.tensor.shape, t.tensor.dtype, is_rotated=is_rotated)
     return check(_SourceFiles(checkpoint.files), facts, checkpoint.metadata)
 
 
@@ -86,6 +99,28 @@ def check_file(file: RsrFile) -> Support:
         return Support((str(error),), (str(error),), embed_reasons=(str(error),))
     facts = {t.name: TensorFacts.of_record(t) for t in header.tensors}
     return check(files, facts, header.metadata)
+
+
+def embedding_config(file: RsrFile, hidden_size: int) -> EmbeddingConfig | None:
+    """Return how the model of a `.rsr` file embeds texts, None if it has no modules.json.
+
+    Args:
+        file: the file.
+        hidden_size: features of a state.
+
+    Raises:
+        ModelError: one of its small files is damaged, or asks for what is not supported.
+        SourceError: one is above the size limit.
+    """
+    from rsr_runtime.llm import read_embedding_config
+
+    files = {}
+    for entry in file.header.files:
+        if entry.name in EMBEDDING_FILES:
+            size = file.header.sections[entry.section].size  # decompressed
+            check_size(size, f"{file.path}: {entry.name}", MAX_JSON, SourceError)
+            files[entry.name] = file.section(entry.section).tobytes()
+    return read_embedding_config(files, hidden_size)
 
 
 class _SourceFiles(Mapping[str, bytes]):

@@ -12,6 +12,8 @@ TARGET_OF_ISA = {
     "avx512vnni": "avx512",
     "avx512": "avx512",
     "avx2": "avx2",
+    "neon_i8mm": "neon",
+    "neon_dotprod": "neon",
     "neon": "neon",
     "scalar": "generic",
 }

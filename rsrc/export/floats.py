@@ -42,10 +42,15 @@ def export(file: RsrFile, config: Config | None) -> Export:
     biases = scaled_biases(file, config)
     tensors = convert_matrices(file, lambda t: [as_floats(file, t)])
     tensors = [biases.get(t.name, t) for t in tensors]
+    return Export(tensors, without_quantization(file, config))
+
+
+def without_quantization(file: RsrFile, config: Config | None) -> Config | None:
+    """Return config.json without the settings that make linear layers other than plain ones."""
     if bitnet_settings(config):
         config = without(config, "quantization_config")
     config = without_self_quantizing(without_mlx(file, config))
-    return Export(tensors, without_int8_activations(config))
+    return without_int8_activations(config)
 
 
 def as_floats(file: RsrFile, t: IndexedTensor) -> OutputTensor:

@@ -28,7 +28,7 @@ def with_usual_names(export: Export) -> Export:
         return export
     if names == _USUAL or not names.prefix:
         return export
-    renamed = [_usual(t.name, names) for t in export.tensors]
+    renamed = [names.usual(t.name) for t in export.tensors]
     if len(set(renamed)) < len(renamed):
         return export
     tensors = [replace(t, name=name) for t, name in zip(export.tensors, renamed, strict=True)]
@@ -41,16 +41,8 @@ def with_usual_names(export: Export) -> Export:
     kept = quantization.get("modules_to_not_convert") if isinstance(quantization, dict) else None
     if not isinstance(quantization, dict) or not isinstance(kept, list):
         return replace(export, tensors=tensors, notes=[*export.notes, note])
-    usual = [_usual(k, names) if isinstance(k, str) else k for k in kept]
+    usual = [names.usual(k) if isinstance(k, str) else k for k in kept]
     if usual != kept:
         config["quantization_config"] = {**quantization, "modules_to_not_convert": usual}
         export = replace(export, config=config)
     return replace(export, tensors=tensors, notes=[*export.notes, note])
-
-
-def _usual(name: str, names: DecoderNames) -> str:
-    if name == names.head or name.startswith(f"{names.head}."):
-        return _USUAL.head + name.removeprefix(names.head)
-    if name.startswith(names.prefix):
-        return _USUAL.prefix + name.removeprefix(names.prefix)
-    return name

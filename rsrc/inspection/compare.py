@@ -50,7 +50,7 @@ def compare(
         OSError: reading failed.
     """
     file = RsrFile(path)
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_checkpoint(source, progress)
     restored = {t.name: t for t in parts(file)}
     records = {t.name: t for t in file.header.tensors}
     known = checkpoint.tensors.keys() | checkpoint.left_out.keys()

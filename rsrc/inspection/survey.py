@@ -14,7 +14,7 @@ from ..common.errors import OptionError, SourceError
 from ..common.progress import ByteCounter, ProgressFunction
 from ..compiler.patterns import list_patterns
 from ..compiler.plan import IndexPlan, plan
-from ..compiler.recognize import Recognized, Recognizer
+from ..compiler.recognize import Recognized, Recognizer, owners_of
 from ..compiler.support import activation_notes, check_source
 from ..layouts import TernaryTensor
 from ..source.checkpoint import Checkpoint
@@ -37,7 +37,7 @@ def survey(
     Args:
         source: anything that `compile` takes.
         tensor: describe only the tensor of this name.
-        progress: called as progress(tensor name, bytes done, total bytes).
+        progress: called as progress(tensor name, bytes done, total bytes); shows a download, too.
 
     Returns:
         "path"; "bytes" of all tensors; "files", the names of the model files that are copied;
@@ -53,7 +53,7 @@ def survey(
         SourceError: the source cannot be opened, or is rejected as a whole.
         OptionError: the source has no tensor of that name.
     """
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_checkpoint(source, progress)
     if tensor is not None and tensor not in checkpoint.tensors:
         raise unknown_tensor(source, tensor, list(checkpoint.tensors))
     asked = checkpoint.tensors if tensor is None else _with_owner(checkpoint, tensor)
@@ -110,8 +110,7 @@ def unknown_tensor(path: str | os.PathLike[str], name: str, existing: list[str])
 
 def _with_owner(checkpoint: Checkpoint, name: str) -> Mapping[str, SourceTensor]:
     """Return a tensor, and the one that would absorb it if it is a scale or a bias."""
-    base = name.removesuffix("scales").removesuffix("biases")
-    names = {name, name.removesuffix("_scale"), f"{base}weight"}
+    names = {name, *owners_of(name)}
     return {n: t for n, t in checkpoint.tensors.items() if n in names}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.numerics import widen_bf16
+from rsr_formats.numerics import narrow_bf16, widen_bf16
 
 from ..common.arrays import ByteArray
 from ..source.tensor import PIECE, SourceTensor
@@ -36,8 +36,7 @@ def to_float32(raw: ByteArray, dtype: str) -> Float32:
 def from_float32(values: Float32, dtype: str) -> npt.NDArray[Any]:
     """Round float32 values to `dtype`, to nearest with ties to even; BF16 as uint16 bits."""
     if dtype == "BF16":
-        bits = values.view(np.uint32)
-        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2")
+        return narrow_bf16(values).astype("<u2", copy=False)
     with np.errstate(over="ignore"):  # values beyond F16's range become infinite
         return values.astype("<f4" if dtype == "F32" else "<f2")
 

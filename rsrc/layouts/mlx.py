@@ -32,6 +32,7 @@ from rsr_formats.text import counted
 from ..common.arrays import ByteArray
 from ..common.errors import SourceError
 from ..source.checkpoint import Checkpoint
+from ..source.mlx_codes import mlx_setting
 from ..source.tensor import SourceTensor
 from .base import DigitArray, Layout, Restored, TernaryTensor
 from .float_bits import FLOAT_BYTES, from_float32
@@ -207,12 +208,7 @@ def _auxiliary_names(tensor: SourceTensor) -> tuple[str, str]:
 
 def _configured(checkpoint: Checkpoint, tensor: SourceTensor, key: str) -> Any:
     """Return config.json's value for the tensor's module, or else the model; None if absent."""
-    for name in ("quantization", "quantization_config"):  # files have one or both
-        found = checkpoint.config.get(name)
-        if isinstance(found, dict) and "group_size" in found:
-            module = found.get(tensor.name.removesuffix(".weight"))
-            return module[key] if isinstance(module, dict) and key in module else found.get(key)
-    return None
+    return mlx_setting(checkpoint.config, tensor.name.removesuffix(".weight"), key)
 
 
 def _group_columns(checkpoint: Checkpoint, tensor: SourceTensor, codes: int) -> int | str:

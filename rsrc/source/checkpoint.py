@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,8 @@ class Checkpoint:
         stacks: the three-dimensional tensors that some of `tensors` are parts of in the file.
         basis: the rotated basis that some matrices are stored in, None if there is none.
         left_out: tensors of the source that do not belong to its decoder, by name.
+        origin: where it was downloaded from, `hf://org/name@commit`; None if it was not.
+        fetched: returns a context in which a file of tensors is on this machine; None if all are.
     """
 
     path: Path
@@ -45,6 +50,23 @@ class Checkpoint:
     stacks: tuple[Stack, ...] = ()
     basis: RotatedBasis | None = None
     left_out: dict[str, SourceTensor] = field(default_factory=dict)
+    origin: str | None = None
+    fetched: Callable[[Path], AbstractContextManager[object]] | None = None
+
+    def in_turn(self) -> Generator[list[SourceTensor], None, None]:
+        """Yield all tensors in order, those of a file that is fetched together.
+
+        The file is on this machine until the next list is requested or the iterator is closed.
+
+        Raises:
+            SourceError: a file cannot be fetched.
+        """
+        if self.fetched is None:
+            yield [*self.tensors.values()]
+            return
+        for path, tensors in groupby(self.tensors.values(), key=lambda t: t.path):
+            with self.fetched(path):
+                yield [*tensors]
 
     @cached_property
     def config(self) -> dict[str, Any]:

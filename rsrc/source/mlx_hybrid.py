@@ -18,14 +18,14 @@ from rsr_formats.numerics import widen_bf16
 from ..common.arrays import ByteArray
 from ..common.errors import SourceError
 from .checkpoint import Checkpoint
-from .tensor import PIECE, SourceTensor
+from .tensor import ConvertedTensor, SourceTensor
 
 _CONVOLUTION = ".linear_attn.conv1d.weight"
 _FLOATS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 @dataclass(frozen=True)
-class _LessOne(SourceTensor):
+class _LessOne(ConvertedTensor):
     """Float32 values: those of a small tensor, less 1."""
 
     stored: SourceTensor
@@ -40,21 +40,11 @@ class _LessOne(SourceTensor):
         """Bytes in the file."""
         return self.stored.nbytes
 
-    def read(self, buffer: ByteArray | None = None) -> ByteArray:
-        """Read all values; see SourceTensor."""
+    def panels(self) -> Iterator[ByteArray]:
+        """Yield all values at once; see ConvertedTensor."""
         values = self.stored.read().view(_FLOATS[self.stored.dtype])
         wide = widen_bf16(values) if self.stored.dtype == "BF16" else values.astype(np.float32)
-        data = (wide - np.float32(1)).view(np.uint8)
-        if buffer is None:
-            return data
-        buffer[: self.nbytes] = data
-        return buffer[: self.nbytes]
-
-    def pieces(self, size: int = PIECE) -> Iterator[memoryview]:
-        """Read the bytes in pieces; see SourceTensor."""
-        data = self.read().data
-        for start in range(0, self.nbytes, size):
-            yield data[start : start + size]
+        yield (wide - np.float32(1)).view(np.uint8)
 
 
 def as_in_transformers(checkpoint: Checkpoint) -> Checkpoint:

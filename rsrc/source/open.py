@@ -13,11 +13,15 @@ from rsr_formats.model_files import MODEL_FILES
 from rsr_formats.text import listed
 
 from ..common.errors import SourceError
+from ..common.progress import ProgressFunction
 from .checkpoint import Checkpoint, CheckpointReference
 from .files import model_files
 from .gguf.beside import contradiction
 from .gguf.open import first_parts, open_gguf
-from .hub import cached_models, how_to_download, resolved
+from .hub.cache import cached_models, resolved
+from .hub.download import download
+from .hub.name import hub_name, possible_name
+from .mlx_codes import with_floats
 from .mlx_hybrid import as_in_transformers
 from .refuse import PICKLES, is_pickle, refuse_by_config, refuse_pickles, refuse_unsupported
 from .rotated_folder import with_basis
@@ -41,25 +45,49 @@ _BY_SUFFIX = {".safetensors": SAFETENSORS, ".gguf": GGUF}
 _LOOKED_AT = 100  # entries of a directory that has no model
 
 
-def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
+def open_checkpoint(
+    source: str | os.PathLike[str], progress: ProgressFunction | None = None
+) -> Checkpoint:
     """Open a source and check that it is complete and supported. No tensor is read.
 
     Args:
         source: a safetensors file, a .safetensors.index.json, a GGUF file or a model directory. One
-            shard or part of a model stands for all of them.
+            shard or part of a model stands for all of them. `hf://org/name` is downloaded to the
+            Hugging Face cache.
+        progress: shows the download, as `hub.download.download`.
 
     Raises:
-        SourceError: it does not exist, is damaged or incomplete, or is not supported.
+        SourceError: it does not exist, is damaged or incomplete, or is not supported; or it cannot
+            be downloaded.
+        MissingPackageError: downloading needs huggingface_hub.
     """
+    name = hub_name(source)
+    if name is not None:
+        found = download(name, progress)
+        checkpoint = checked(_open(found.path), found.note)
+        return replace(checkpoint, origin=str(found.origin))
     path, note = resolved(Path(source))
     if not path.is_dir() and not is_file(path):
-        raise SourceError(how_to_download(path) or f"{path}: no such file or directory")
-    checkpoint = cut_stacks(_open(path))
+        raise SourceError(_absent(path))
+    return checked(_open(path), note)
+
+
+def checked(checkpoint: Checkpoint, note: str | None = None) -> Checkpoint:
+    """Check that a checkpoint is complete and supported; return its decoder as transformers has it.
+
+    Args:
+        checkpoint: as its files have it.
+        note: a sentence for the user on where it is.
+
+    Raises:
+        SourceError: it is not.
+    """
+    checkpoint = cut_stacks(checkpoint)
     if note is not None:
         checkpoint = replace(checkpoint, notes=(note, *checkpoint.notes))
     checkpoint = with_basis(checkpoint)
     refuse_unsupported(checkpoint)
-    checkpoint = as_in_transformers(text_only(checkpoint))
+    checkpoint = with_floats(as_in_transformers(text_only(checkpoint)))
     missing = _missing(checkpoint)
     if missing is not None:
         raise SourceError(f"{checkpoint.path}: {missing}")
@@ -83,11 +111,19 @@ def reopen(reference: CheckpointReference) -> Checkpoint:
     return checkpoint
 
 
-def is_source(path: Path) -> bool:
-    """Return whether a path is to be opened as a source, rather than as a .rsr file."""
-    if not path.exists() and how_to_download(path) is not None:
+def is_source(source: str | os.PathLike[str]) -> bool:
+    """Return whether something is to be opened as a source, rather than as a .rsr file."""
+    path = Path(source)
+    if hub_name(source) is not None or possible_name(path) is not None:
         return True
     return is_checkpoint(path) or (path.suffix in (".json", *PICKLES) and not is_compiled(path))
+
+
+def _absent(path: Path) -> str:
+    """Say that there is no source of this path, and which model of the Hub may be meant."""
+    found = possible_name(path)
+    advice = "" if found is None else f"; {found} is the model of this name on the Hugging Face Hub"
+    return f"{path}: no such file or directory{advice}"
 
 
 def _open(path: Path) -> Checkpoint:

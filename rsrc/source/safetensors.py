@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rsr_formats.contents import SAFETENSORS
 from rsr_formats.records import DTYPE_BITS, MAX_METADATA, MAX_NAME_BYTES
@@ -41,16 +42,17 @@ _MAX_OTHER = 1 << 16  # bytes of a member of an index other than weight_map
 _METADATA_OVERHEAD = 10  # bytes that the header of a .rsr file adds to a key and its value
 _MAX_SIZE = (1 << 63) - 1
 
+Header = tuple[list[SourceTensor], dict[str, str]]  # tensors by offset and name; metadata
+HeaderReader = Callable[[Path], Header]
 
-def open_index(index: Path) -> Checkpoint:
-    """Open the shards that a .safetensors.index.json names.
+
+def index_shards(index: Path) -> list[Path]:
+    """Return the paths of the shards that a .safetensors.index.json names, which need not exist.
 
     Raises:
-        SourceError: the index is invalid, exceeds a limit or names pickles; a shard is missing or
-            damaged, or lacks a tensor that the index assigns to it.
+        SourceError: the index is invalid, exceeds a limit, or names pickles or files elsewhere.
     """
-    weight_map = _weight_map(index)
-    names = sorted(set(weight_map.values()))
+    names = sorted(set(_weight_map(index).values()))
     for name in names:
         if not _is_plain(name):
             raise SourceError(
@@ -58,11 +60,27 @@ def open_index(index: Path) -> Checkpoint:
                 "of their index"
             )
     refuse_pickles(index, [name for name in names if is_pickle(index.parent / name)])
+    return [index.parent / name for name in names]
+
+
+def open_index(index: Path, read: HeaderReader | None = None) -> Checkpoint:
+    """Open the shards that a .safetensors.index.json names.
+
+    Args:
+        index: the file.
+        read: reads the header of a shard that is not on this machine; None for files.
+
+    Raises:
+        SourceError: as `index_shards`; or a shard is missing or damaged, or lacks a tensor that the
+            index assigns to it.
+    """
     # Symbolic links are followed, as the Hugging Face cache consists of them. The index itself
     # cannot name a file elsewhere; a link on this machine was made by its user.
-    shards = [index.parent / name for name in names]
-    check_all_there(index, shards)
-    checkpoint = open_shards(index, shards, model_files(index.parent))
+    shards = index_shards(index)
+    if read is None:
+        check_all_there(index, shards)
+    checkpoint = open_shards(index, shards, model_files(index.parent), read or read_header)
+    weight_map = _weight_map(index)
     wrong = [
         f"{name[:80]} (in {shard[:80]})"
         for name, shard in weight_map.items()
@@ -100,13 +118,34 @@ def check_all_there(source: Path, shards: list[Path]) -> None:
         )
 
 
-def open_shards(source: Path, shards: list[Path], files: dict[str, Path | bytes]) -> Checkpoint:
+def read_header(path: Path) -> Header:
+    """Read the header of a safetensors file.
+
+    Returns:
+        The tensors, sorted by offset and name, and the metadata.
+
+    Raises:
+        SourceError: it is not a regular file or not a valid safetensors file, or exceeds a limit.
+        OSError: it cannot be read.
+    """
+    expect(path, SAFETENSORS)
+    with path.open("rb") as file:
+        return header_of(path, file, os.fstat(file.fileno()).st_size)
+
+
+def open_shards(
+    source: Path,
+    shards: list[Path],
+    files: dict[str, Path | bytes],
+    read: HeaderReader = read_header,
+) -> Checkpoint:
     """Open safetensors files as one checkpoint.
 
     Args:
         source: what the user named.
         shards: the files, all in one folder.
         files: see `Checkpoint`.
+        read: reads the header of a shard.
 
     Raises:
         SourceError: a shard is not a valid safetensors file, two of them have a tensor of the
@@ -116,7 +155,7 @@ def open_shards(source: Path, shards: list[Path], files: dict[str, Path | bytes]
     metadata: dict[str, str] = {}
     metadata_bytes = 3  # in the header of a .rsr file
     for shard in shards:
-        of_shard, found = read_header(shard)
+        of_shard, found = read(shard)
         if len(tensors) + len(of_shard) > MAX_TENSORS:
             raise SourceError(f"{source}: more than {MAX_TENSORS} tensors")
         for t in of_shard:
@@ -134,41 +173,38 @@ def open_shards(source: Path, shards: list[Path], files: dict[str, Path | bytes]
     return Checkpoint(source, tensors, config_in(shards[0].parent), metadata, files)
 
 
-def read_header(path: Path) -> tuple[list[SourceTensor], dict[str, str]]:
-    """Read the header of a safetensors file.
+def header_of(path: Path, file: BinaryIO, file_bytes: int) -> Header:
+    """Read the header at the beginning of an opened safetensors file.
 
-    Returns:
-        The tensors, sorted by offset and name, and the metadata.
+    Args:
+        path: of the file.
+        file: at its first byte.
+        file_bytes: its size.
 
-    Raises:
-        SourceError: it is not a regular file or not a valid safetensors file, or exceeds a limit.
-        OSError: it cannot be read.
+    Returns, raises:
+        As `read_header`.
     """
-    expect(path, SAFETENSORS)
-    with path.open("rb") as file:
-        available = os.fstat(file.fileno()).st_size - 8
-        size = int.from_bytes(file.read(8), "little")
-        try:
-            if not 0 < size <= available:
-                raise JsonError(
-                    f"its header claims {size} bytes, but the file has {max(0, available)} more: "
-                    "download it again"
-                )
-            if size > MAX_HEADER:
-                raise JsonError(
-                    f"its header has {size} bytes, the limit is {MAX_HEADER}: split the file"
-                )
-            header = file.read(size)
-            if len(header) < size:
-                raise JsonError("it became shorter while it was read")
-            return parse_header(path, header, available - size)
-        except JsonError as error:
-            raise SourceError(f"{path}: not a valid safetensors file: {error}") from None
+    available = file_bytes - 8
+    size = int.from_bytes(file.read(8), "little")
+    try:
+        if not 0 < size <= available:
+            raise JsonError(
+                f"its header claims {size} bytes, but the file has {max(0, available)} more: "
+                "download it again"
+            )
+        if size > MAX_HEADER:
+            raise JsonError(
+                f"its header has {size} bytes, the limit is {MAX_HEADER}: split the file"
+            )
+        header = file.read(size)
+        if len(header) < size:
+            raise JsonError("it became shorter while it was read")
+        return parse_header(path, header, available - size)
+    except JsonError as error:
+        raise SourceError(f"{path}: not a valid safetensors file: {error}") from None
 
 
-def parse_header(
-    path: Path, header: bytes, data_bytes: int
-) -> tuple[list[SourceTensor], dict[str, str]]:
+def parse_header(path: Path, header: bytes, data_bytes: int) -> Header:
     """Parse the header of file `path`, which `data_bytes` bytes of data follow.
 
     Returns:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import FileIO
+from io import RawIOBase
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,12 @@ class SourceTensor:
         """ByteArray in the file; differs from `nbytes` if `read` converts."""
         return self.nbytes
 
+    def open(self) -> RawIOBase:
+        """Open the file at the first byte of the tensor. The caller closes it."""
+        file = self.path.open("rb", buffering=0)
+        file.seek(self.offset)
+        return file
+
     def read(self, buffer: ByteArray | None = None) -> ByteArray:
         """Read all bytes. They are not mapped: mapped pages would stay in memory.
 
@@ -63,8 +70,7 @@ class SourceTensor:
             SourceError: the file became shorter after it was opened.
         """
         data = np.empty(self.nbytes, np.uint8) if buffer is None else buffer[: self.nbytes]
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(self.offset)
+        with self.open() as file:
             self._fill(data, file)
         return data
 
@@ -77,14 +83,13 @@ class SourceTensor:
             SourceError: the file became shorter after it was opened.
         """
         data = np.empty(min(size, self.nbytes), np.uint8)
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(self.offset)
+        with self.open() as file:
             for start in range(0, self.nbytes, size):
                 piece = data[: self.nbytes - start]
                 self._fill(piece, file)
                 yield piece.data
 
-    def _fill(self, data: ByteArray, file: FileIO) -> None:
+    def _fill(self, data: ByteArray, file: RawIOBase) -> None:
         left = data.data
         while left:  # one call may read less
             count = file.readinto(left)
@@ -93,3 +98,37 @@ class SourceTensor:
                     f"{self.path}: the file ended while tensor {self.name!r} was read"
                 )
             left = left[count:]
+
+
+class ConvertedTensor(SourceTensor, ABC):
+    """A tensor whose bytes follow from what the file holds."""
+
+    @abstractmethod
+    def panels(self) -> Iterator[ByteArray]:
+        """Yield all bytes from front to back, uint8 (n,) each, some rows at a time."""
+
+    def read(self, buffer: ByteArray | None = None) -> ByteArray:
+        """Read all bytes; see SourceTensor."""
+        data = np.empty(self.nbytes, np.uint8) if buffer is None else buffer[: self.nbytes]
+        position = 0
+        for panel in self.panels():
+            data[position : position + len(panel)] = panel
+            position += len(panel)
+        return data
+
+    def pieces(self, size: int = PIECE) -> Iterator[memoryview]:
+        """Read the bytes in pieces of `size`; see SourceTensor."""
+        piece = np.empty(min(size, self.nbytes), np.uint8)
+        filled = 0
+        for panel in self.panels():
+            rest = panel
+            while len(rest):
+                part = rest[: len(piece) - filled]
+                piece[filled : filled + len(part)] = part
+                filled += len(part)
+                rest = rest[len(part) :]
+                if filled == len(piece):
+                    yield piece.data
+                    filled = 0
+        if filled:
+            yield piece[:filled].data

@@ -12,6 +12,15 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#elif defined(RSR_ARM64)
+#if defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+#endif
 #endif
 
 namespace rsr {
@@ -70,6 +79,37 @@ bool request_tiles() {
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 #endif
+#elif defined(RSR_ARM64)
+// NEON is part of every aarch64 processor; Linux, macOS and Windows say what else there is.
+#if defined(__linux__)
+bool has_dotprod() {
+  constexpr unsigned long kDotProducts = 1ul << 20;  // HWCAP_ASIMDDP
+  return getauxval(AT_HWCAP) & kDotProducts;
+}
+[[maybe_unused]] bool has_i8mm() {
+  constexpr unsigned long kMatrixProducts = 1ul << 13;  // HWCAP2_I8MM
+  return getauxval(AT_HWCAP2) & kMatrixProducts;
+}
+#elif defined(__APPLE__)
+bool has_feature(const char* name) {
+  int value = 0;
+  size_t size = sizeof value;
+  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+bool has_dotprod() { return has_feature("hw.optional.arm.FEAT_DotProd"); }
+[[maybe_unused]] bool has_i8mm() { return has_feature("hw.optional.arm.FEAT_I8MM"); }
+#elif defined(_WIN32)
+// By number: older headers lack the names.
+bool has_dotprod() {
+  return IsProcessorFeaturePresent(43);  // PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE
+}
+[[maybe_unused]] bool has_i8mm() {
+  return IsProcessorFeaturePresent(66);  // PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE
+}
+#else
+bool has_dotprod() { return false; }
+[[maybe_unused]] bool has_i8mm() { return false; }
+#endif
 #endif
 
 bool always() { return true; }
@@ -123,6 +163,24 @@ void fill_table(KernelTable& table, [[maybe_unused]] Isa isa) {
   fill_grouped_panels_amx(table);
   fill_panels_bf16_amx(table);
 #endif
+#elif defined(RSR_ARM64)
+  if (isa < Isa::neon) return;
+  fill_w16_neon(table);
+  fill_n4s1_i8_neon(table);
+  fill_n4s1_f32_neon(table);
+  fill_decoder_neon(table);
+  fill_dense_neon(table);
+  fill_hadamard_neon(table);
+  fill_probe_neon(table);
+
+  if (isa < Isa::neon_dotprod) return;
+  fill_panels_neon_dotprod(table);
+  fill_dense_neon_dotprod(table);
+
+#if defined(RSR_I8MM)
+  if (isa < Isa::neon_i8mm) return;
+  fill_panels_neon_i8mm(table);
+#endif
 #endif
 }
 
@@ -143,6 +201,12 @@ constexpr IsaEntry kIsas[] = {
     {"avx512vnni", Isa::avx512vnni, has_avx512vnni, vnni_is_slower},
 #if defined(RSR_AMX)
     {"amx", Isa::amx, has_amx, never, request_tiles},
+#endif
+#elif defined(RSR_ARM64)
+    {"neon", Isa::neon, always},
+    {"neon_dotprod", Isa::neon_dotprod, has_dotprod},
+#if defined(RSR_I8MM)
+    {"neon_i8mm", Isa::neon_i8mm, has_i8mm},
 #endif
 #endif
 };

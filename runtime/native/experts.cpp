@@ -15,11 +15,11 @@ constexpr size_t kCostOfChoice = 64;  // of one logit, as bytes that take as lon
 
 // Scratch of the calling thread: inputs of the rows of an expert, and its results.
 struct Scratch {
-  Buffer probabilities, floats, q, s, gate, up, hidden, hidden_q, hidden_s, down;
+  Buffer probabilities, floats, q, s, gate, up, plain, hidden, hidden_q, hidden_s, down;
 
   void trim() {
-    for (Buffer* b :
-         {&probabilities, &floats, &q, &s, &gate, &up, &hidden, &hidden_q, &hidden_s, &down})
+    for (Buffer* b : {&probabilities, &floats, &q, &s, &gate, &up, &plain, &hidden, &hidden_q,
+                      &hidden_s, &down})
       b->trim();
   }
 };
@@ -184,7 +184,7 @@ class ExpertRun {
             gathered(scratch.s, x_.s, rows, count, groups_)};
   }
 
-  // The inputs of down: activation(gate) * up, in the forms that its matrices take.
+  // The inputs of down: activation(gate) * up, in the basis and the forms that its matrices take.
   ExpertRows gated_rows(const float* gate, const float* up, size_t count) const {
     const size_t width = layer_.width;
     const bool quantizes = layer_.down_input != ExpertInput::floats;
@@ -198,7 +198,14 @@ class ExpertRun {
     }
     const size_t group_columns =
         layer_.down_input == ExpertInput::int8_groups ? layer_.down_group_columns : 0;
-    gated(gate, up, layer_.activation, count, {width, nullptr, 0.0f, out, q, s, group_columns});
+    const RowOutput to = {width, nullptr, 0.0f, out, q, s, group_columns};
+    if (layer_.down_rotation.factors) {
+      float* const plain = take<float>(scratch.plain, count * width);
+      gated(gate, up, layer_.activation, count, {width, nullptr, 0.0f, plain, nullptr, nullptr, 0});
+      rotate_rows(plain, count, layer_.down_rotation, to);
+    } else {
+      gated(gate, up, layer_.activation, count, to);
+    }
     return {out, q, s};
   }
 

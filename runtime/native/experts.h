@@ -6,6 +6,7 @@
 
 #include "dense/dense.h"
 #include "ranked.h"
+#include "rotation/rotation.h"
 #include "table.h"
 
 namespace rsr {
@@ -43,6 +44,7 @@ struct ExpertLayer {
   size_t group_columns, down_group_columns;  // of int8_groups
   bool has_dense, has_dense_down;
   Activation activation;
+  Rotation down_rotation;  // of the inputs of down; without factors: none
 };
 
 // Rows of inputs, (count, hidden): floats, or q and s as of quantize_i8 or quantize_groups_i8, or
@@ -54,7 +56,8 @@ struct ExpertRows {
 };
 
 // y[i] = sum over j of weights[i][j] * down(activation(gate(x[i])) * up(x[i])), in the order of the
-// experts chosen[i][j]; y (count, hidden), chosen and weights (count, k).
+// experts chosen[i][j]; y (count, hidden), chosen and weights (count, k). Inputs of gate and up are
+// in the basis of these matrices; those of down are rotated here.
 //
 // The pairs of a row and an expert are sorted by expert, and each expert multiplies its rows at
 // once, so that its index is read once. With int8 inputs a result does not depend on other rows:

@@ -13,8 +13,8 @@
 
 namespace rsr {
 
-// Each includes those before it.
-enum class Isa { scalar, avx2, avx512, avx512vnni, amx };
+// Each includes those of its processor before it.
+enum class Isa { scalar, avx2, avx512, avx512vnni, amx, neon, neon_dotprod, neon_i8mm };
 
 // The groups of columns of an index.
 struct Grouping {
@@ -31,7 +31,8 @@ struct RankedRows {
   size_t end;                // rows of the index, counted from there: gives the last strip's height
   size_t columns;            // word columns or units
   size_t columns_per_widen;  // packing.h
-  Grouping grouping = {0, 0};  // packing n4s1: how groups are cut into units; 0: no groups
+  Grouping grouping = {0, 0};     // packing n4s1: how groups are cut into units; 0: no groups
+  bool has_few_patterns = false;  // whether entries of tables from kFewPatterns on are zero
 };
 
 // The scales of an index with a scale for each row and group of columns.
@@ -415,5 +416,18 @@ void fill_panels_avx512vnni(KernelTable&);
 void fill_grouped_panels_amx(KernelTable&);
 void fill_panels_amx(KernelTable&);
 void fill_panels_bf16_amx(KernelTable&);
+
+void fill_decoder_neon(KernelTable&);
+void fill_dense_neon(KernelTable&);
+void fill_hadamard_neon(KernelTable&);
+void fill_n4s1_f32_neon(KernelTable&);
+void fill_n4s1_i8_neon(KernelTable&);
+void fill_probe_neon(KernelTable&);
+void fill_w16_neon(KernelTable&);
+
+void fill_dense_neon_dotprod(KernelTable&);
+void fill_panels_neon_dotprod(KernelTable&);
+
+void fill_panels_neon_i8mm(KernelTable&);
 
 }  // namespace rsr

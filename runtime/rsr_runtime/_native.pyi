@@ -16,7 +16,7 @@ class Ranked:
         """
         Packing w16.
 
-        words: (padded rows * word columns,), strips of word columns (formats/SPEC.md). patterns: (k, 32), the value of digit d in pattern p; k from 1 to 5. scale: one per scale_rows rows. group_scale: replaces scale, (groups, rows) float16 or float32 as bytes, one group per group_columns columns. stride: from one input of a column block to the next. Raises ValueError for sizes that do not match.
+        words: (padded rows * word columns,), strips of word columns (formats/SPEC.md). patterns: (k, count), the value of digit d in pattern p; k from 1 to 5, count up to 32; other ranks stand for zeros. scale: one per scale_rows rows. group_scale: replaces scale, (groups, rows) float16 or float32 as bytes, one group per group_columns columns. stride: from one input of a column block to the next. Raises ValueError for sizes that do not match.
         """
 
     @overload
@@ -24,7 +24,7 @@ class Ranked:
         """
         Packing n4s1.
 
-        bytes: (padded rows * bytes of a row,), strips of units. patterns: (3, 32), those of three ternary digits in order. scale: one per scale_rows rows. group_scale and group_columns: as for w16; units end with every group. Raises ValueError for sizes that do not match.
+        bytes: (padded rows * bytes of a row,), strips of units. patterns: (3, count), those of three ternary digits in order. scale: one per scale_rows rows. group_scale and group_columns: as for w16; units end with every group. Raises ValueError for sizes that do not match.
         """
 
     def times(self, x: object, most_dimensions: int) -> numpy.typing.NDArray[Any] | None:
@@ -413,9 +413,9 @@ class Dense:
 class Experts:
     """The experts of a layer."""
 
-    def __init__(self, gate: Sequence[Ranked | Dense], up: Sequence[Ranked | Dense], down: Sequence[Ranked | Dense], activation: str, input: str, down_input: str) -> None:
+    def __init__(self, gate: Sequence[Ranked | Dense], up: Sequence[Ranked | Dense], down: Sequence[Ranked | Dense], activation: str, input: str, down_input: str, down_factors: numpy.typing.NDArray[numpy.float32] | None = None, down_block: int = 0) -> None:
         """
-        gate, up: of each expert, (width, hidden). down: (hidden, width). activation: 'silu', 'relu2', 'gelu_tanh' or 'sigmoid'. input, down_input: what the indices among gate and up, and among down, multiply: 'float32', 'int8' or 'int8-group'; a Dense multiplies float32. Raises ValueError for other shapes, for groups of different columns, and for int8-group without an index.
+        gate, up: of each expert, (width, hidden). down: (hidden, width). activation: 'silu', 'relu2', 'gelu_tanh' or 'sigmoid'. input, down_input: what the indices among gate and up, and among down, multiply: 'float32', 'int8' or 'int8-group'; a Dense multiplies float32. down_factors, down_block: as of rotate, of the basis of down; None if it is the model's. Raises ValueError for other shapes, for groups of different columns, and for int8-group without an index.
         """
 
 def route(logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], normalized: bool, chosen: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu')], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:

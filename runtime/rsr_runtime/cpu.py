@@ -11,6 +11,8 @@ from .errors import IsaError, OptionError
 
 _ISA_VARIABLE = "RSR_ISA"
 _chosen = False
+_threads_chosen = False
+_MOST_THREADS = 1024
 
 
 def ensure_isa() -> None:
@@ -55,10 +57,18 @@ def set_num_threads(n: int) -> None:
     Raises:
         OptionError: `n` is out of range.
     """
+    global _threads_chosen
     try:
         _native.set_num_threads(n)
     except (ValueError, TypeError):
         raise OptionError(f"set_num_threads: found {n!r}, expected an integer, 1 to 1024") from None
+    _threads_chosen = True
+
+
+def suggest_num_threads(n: int) -> None:
+    """Let products use up to n threads, unless `set_num_threads` was called."""
+    if not _threads_chosen:
+        _native.set_num_threads(min(n, _MOST_THREADS))
 
 
 def get_num_threads() -> int:

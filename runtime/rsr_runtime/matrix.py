@@ -6,21 +6,33 @@ themselves are in `products`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from operator import index as as_index
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.decode import apply_scales, decode_block, decode_digits, decode_row, row_scales
+from rsr_formats.decode import (
+    Columns,
+    apply_scales,
+    decode_block,
+    decode_digits,
+    decode_row,
+    dense_windows,
+    row_scales,
+)
 from rsr_formats.packing import Block
 from rsr_formats.records import IndexedTensor
 from rsr_formats.validate import check_ranks
 
+from . import _native
 from .errors import ClosedError, InputShapeError, InputTypeError, OptionError
 from .inputs import plain_array
 from .products import (
+    Groups,
+    Index,
     multiply,
     multiply_columns,
     multiply_group_quantized,
@@ -43,7 +55,8 @@ _PRODUCT = {np.dtype(np.float32): np.dtype(np.float32), np.dtype(np.int8): np.dt
 class Matrix:
     """A matrix W (out_features, in_features) whose entries are digit value * scale.
 
-    `rsr_runtime.load` makes it. Several threads may use one at the same time.
+    `rsr_runtime.load` makes it. Several threads may use one at the same time. The first use of the
+    index or the scales checks them, and raises `FormatError` if they are damaged.
 
     Guarantees of the products:
 
@@ -63,7 +76,6 @@ class Matrix:
     `Rotation`.
 
     Attributes:
-        index: what kernels read, for `rsr_runtime.products`.
         rotation: the basis that W is stored in; None if it is the model's.
     """
 
@@ -72,19 +84,31 @@ class Matrix:
     def __init__(
         self,
         tensor: IndexedTensor,
-        arrays: dict[str, Array],
+        read: Callable[[], dict[str, Array]],
         is_closed: Callable[[], bool],
         origin: Origin | None = None,
         rotation: Rotation | None = None,
     ) -> None:
         self._tensor = tensor
-        self._arrays = arrays
+        self._read = read
         self._is_closed = is_closed
         self._origin = origin
         self.rotation = rotation
-        self.index = native_index(tensor, arrays)
-        self._alone = share_tables([self.index])
         self._scale: FloatArray | None = None  # made on first access
+
+    @cached_property
+    def _arrays(self) -> dict[str, Array]:
+        """The sections of the index and the scales, by name."""
+        return self._read()
+
+    @cached_property
+    def index(self) -> Index:
+        """What kernels read, for `rsr_runtime.products`."""
+        return native_index(self._tensor, self._arrays)
+
+    @cached_property
+    def _alone(self) -> Groups:
+        return share_tables([self.index])
 
     @property
     def name(self) -> str:
@@ -151,6 +175,11 @@ class Matrix:
         return self._tensor.group_columns if self._tensor.is_grouped else self.shape[1]
 
     @property
+    def step_columns(self) -> int:
+        """Columns of x that activations "int8-group" quantize together, see `linear`."""
+        return self._tensor.group_columns if self._tensor.is_grouped else _native.STEP_COLUMNS
+
+    @property
     def arrays(self) -> tuple[Array, ...]:
         """The arrays a product reads, as stored: the index and any scales."""
         scaled = self._tensor.scale is not None
@@ -166,7 +195,7 @@ class Matrix:
         for part, array in self._arrays.items():
             copies[part] = allocate(array.nbytes).view(array.dtype).reshape(array.shape)
             copies[part][...] = array
-        return Matrix(self._tensor, copies, lambda: False, rotation=self.rotation)
+        return Matrix(self._tensor, lambda: copies, lambda: False, rotation=self.rotation)
 
     @property
     def nbytes(self) -> int:
@@ -381,6 +410,25 @@ class Matrix:
         dense = W.astype(np.float32)
         apply_scales(self._tensor, dense, self.scale)
         return dense
+
+    def windows(self) -> Iterator[tuple[slice, Columns, FloatArray]]:
+        """Decode the dense matrix in windows of bounded size, for products with its transpose.
+
+        Yields:
+            (rows, columns, values): numbers of rows and columns as NumPy takes them for an index,
+            and their entries, float32, scaled. Together the windows cover the matrix once.
+
+        Raises:
+            ClosedError: the model was closed.
+        """
+        self.check_open()
+        group = np.arange(self.shape[1]) // max(1, self.group_columns)
+        scale = self.scale if self._tensor.is_grouped else self.scale.reshape(-1, 1)
+        of_digit = np.array(self._tensor.digits, np.float32)
+        for rows, columns, digits in dense_windows(self._tensor, self._arrays):
+            values = of_digit[digits]
+            values *= (scale if len(scale) == 1 else scale[rows])[:, group[columns]]
+            yield rows, columns, values
 
     def rows(self, numbers: npt.NDArray[np.integer[Any]]) -> FloatArray:
         """Return the given rows, float32 (count, in_features), scaled: an embedding lookup.

@@ -93,10 +93,13 @@ def checkpoints(scratch: Path) -> list[Sample]:
         "w.weight": words.sum(2, dtype=np.uint32),
         "w.scales": scales,
         "w.biases": -scales,
+        "v.weight": words.reshape(8, -1)[:, :8].astype(np.uint32),
+        "v.scales": scales,
+        "v.biases": scales,
         "master.weight": np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8),
         "master.weight_clip_val": np.ones((8, 1), np.float32),
     }
-    settings = {"quantization": {"group_size": 32, "bits": 2}, "w_bits": 0}
+    settings = {"quantization": {"group_size": 32, "bits": 2, "v": {"bits": 4}}, "w_bits": 0}
     return [
         {"model.safetensors": safetensors_bytes(floats, {"format": "pt"})},
         {

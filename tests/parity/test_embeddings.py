@@ -6,12 +6,14 @@ tests/runtime/llm/test_embedding.py compares with recorded vectors.
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import rsrc
 from rsr_runtime import llm
 from rsr_runtime.llm.pooling import MODES
 from rsr_testing import models
@@ -27,7 +29,7 @@ LONG = " ".join([models.TEXT] * 4)  # more tokens than a pass, and than any wind
 
 def assert_agree(folder: Path, compiled: Path, texts: list[str], **options: Any) -> None:
     wanted = embeddings.encoded(embeddings.load(folder), texts, **options)
-    with llm.load(compiled, kv="float32", context=2048) as model:
+    with llm.load(compiled, kv="float32") as model:
         found = model.embed(texts, **options)
     error = np.abs(found - wanted).max(axis=1)
     assert (error <= embeddings.TOLERANCE * np.abs(wanted).max(axis=1)).all()
@@ -64,6 +66,23 @@ def test_prompts_by_name(tmp_path: Path) -> None:
     for name in PROMPTS:
         _agrees("qwen3-embedding", {"max_position_embeddings": 4096}, tmp_path / name,
                 prompt_name=name)  # fmt: skip
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("most", [250, None])
+@pytest.mark.filterwarnings("ignore::rsr_runtime.llm.TruncatedTextWarning")
+def test_long_texts_are_cut(most: int | None, side: str, tmp_path: Path) -> None:
+    """To max_seq_length, else to model_max_length of the tokenizer."""
+    known = EMBEDDING_FAMILIES["qwen3-embedding"]
+    folder = tmp_path / "model"
+    known.save(folder)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text()) | {"truncation_side": side, "model_max_length": 31}
+    path.write_text(json.dumps(settings))
+    if most is None:
+        (folder / "sentence_bert_config.json").write_text("{}")
+    rsrc.compile(folder, tmp_path / "m.rsr")
+    assert_agree(folder, tmp_path / "m.rsr", ["a", LONG, models.TEXT], prompt_name="query")
 
 
 def _agrees(

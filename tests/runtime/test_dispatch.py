@@ -12,7 +12,7 @@ from rsr_testing.matrices import ISAS, Workshop
 from rsr_testing.process import run_python
 
 INFO = "import rsr_runtime as rsr; print(rsr.cpu_info()['isa'])"
-KNOWN = ("amx", "avx512vnni", "avx512", "avx2", "scalar")
+KNOWN = ("amx", "avx512vnni", "avx512", "avx2", "neon_i8mm", "neon_dotprod", "neon", "scalar")
 
 
 def test_the_best_is_the_default() -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 
 import rsr_runtime as rsr
+from rsr_formats import records
 from rsr_runtime import Matrix, _native
 from rsr_testing.matrices import Build, Spec
 
@@ -77,6 +78,7 @@ class Layer:
         self.gate, self.up = matrices[:EXPERTS], matrices[EXPERTS : 2 * EXPERTS]
         self.down = matrices[2 * EXPERTS :]
         self.activations = activations
+        self.down_rotation: rsr.Rotation | None = None
         gate, up, down = ([self.ranked(m) for m in r] for r in (self.gate, self.up, self.down))
         self.native = _native.Experts(gate, up, down, "silu", activations, activations)
 
@@ -118,7 +120,10 @@ class Layer:
                 row = x[i : i + 1]
                 gate = self.gate[e].linear(row, self.activations).astype(np.float64)
                 h = gate / (1 + np.exp(-gate)) * self.up[e].linear(row, self.activations)
-                down = self.down[e].linear(h.astype(np.float32), self.activations)[0]
+                h = h.astype(np.float32)
+                if self.down_rotation is not None:
+                    h = self.down_rotation.apply(h)
+                down = self.down[e].linear(h, self.activations)[0]
                 y[i] += weight * down.astype(np.float64)
                 size[i] += abs(weight) * np.abs(h).max() * WIDTH * np.abs(self.down[e].scale).max()
         return y, size
@@ -159,6 +164,30 @@ def test_a_row_does_not_depend_on_others_nor_on_parts(
     for rows in (slice(0, 1), slice(5, 6), slice(44, 45), slice(3, 20)):
         alone = layer(x[rows], (choice[0][rows], choice[1][rows]))
         np.testing.assert_array_equal(alone, together[rows])
+
+
+@pytest.mark.parametrize("activations", ["float32", "int8", "int8-group"])
+def test_downs_in_a_rotated_basis(
+    isa: str, activations: str, shared_build: Build, rng: np.random.Generator
+) -> None:
+    """Their inputs are rotated before they are quantized."""
+    layer = Layer(shared_build, KINDS["groups"], activations)
+    rotation = rsr.Rotation(records.Rotation(32, rng.bytes(WIDTH // 8)))
+    gate, up, down = ([layer.ranked(m) for m in r] for r in (layer.gate, layer.up, layer.down))
+
+    def made(factors: Floats, block: int) -> _native.Experts:
+        return _native.Experts(gate, up, down, "silu", activations, activations, factors, block)
+
+    layer.native, layer.down_rotation = made(rotation.factors, rotation.block), rotation
+    for count, k in ((1, 3), (7, 2)):
+        x, choice = rows_and_choice(count, k, rng)
+        y, size = layer.expected(x, choice)
+        steps = 2e-5 if activations == "float32" else 2 / 127
+        assert (np.abs(layer(x, choice) - y) <= steps * size).all()
+    with pytest.raises(ValueError, match="factors must have an entry for each column"):
+        made(rotation.factors[:32].copy(), 32)
+    with pytest.raises(ValueError, match="block must be a power of two from 16 on"):
+        made(rotation.factors, 64)
 
 
 def test_dense_experts_and_indices_that_differ(

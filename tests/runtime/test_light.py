@@ -7,7 +7,9 @@ from pathlib import Path
 from rsr_testing.matrices import Workshop
 from rsr_testing.process import run_python
 
-HEAVY = ["click", "safetensors", "rich", "rsrc", "zstandard", "torch"]
+HEAVY = [
+    "click", "safetensors", "rich", "rsrc", "zstandard", "torch", "transformers", "huggingface_hub",
+]  # fmt: skip
 
 
 def test_loads_nothing_of_the_compiler(workshop: Workshop) -> None:

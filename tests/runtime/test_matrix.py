@@ -289,6 +289,24 @@ def test_to_dense(kind: str, scale: str, workshop: Workshop) -> None:
         assert digits.flags.c_contiguous
 
 
+def assemble(matrix: rsr.Matrix) -> Array:
+    """Return the dense matrix that the windows cover, each entry once."""
+    dense, covered = np.zeros(matrix.shape, np.float32), np.zeros(matrix.shape, np.int8)
+    for rows, columns, values in matrix.windows():
+        assert values.dtype == np.float32
+        dense[rows, columns] = values
+        covered[rows, columns] += 1
+    assert (covered == 1).all()
+    return dense
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scale", ["none", "tensor", "row", "block"])
+def test_windows_are_those_of_to_dense(kind: str, scale: str, workshop: Workshop) -> None:
+    built = workshop.one((M, N), scale=scale, **KINDS[kind])
+    np.testing.assert_array_equal(assemble(built.matrix), built.matrix.to_dense())
+
+
 # --- some rows --------------------------------------------------------------------------------
 
 PATTERNS = bytes([0, 1, 2, 1, 1, 1, 2, 1, 0, 2, 2, 2])  # four of three digits
@@ -310,6 +328,12 @@ ROWS: dict[str, dict[str, Any]] = {
     "listed patterns, stride": {"patterns": PATTERNS, "stride": 4},
     "listed patterns, stride, groups": {"patterns": PATTERNS, "stride": 2, "group": 12},
 }
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_windows_of_ranked_matrices(kind: str, workshop: Workshop) -> None:
+    built = workshop.one((70, 48), **{"scale": "row", **ROWS[kind]})
+    np.testing.assert_array_equal(assemble(built.matrix), built.matrix.to_dense())
 
 
 @pytest.mark.parametrize("kind", ROWS)

@@ -63,6 +63,7 @@ GENERAL: Keys = {
     "split.no": Key(USED, "the number of a part of a split model"),
     "split.count": Key(USED, "the number of parts of a split model"),
     "split.tensors.count": Key(HARMLESS, "the number of tensors of all parts; all are read"),
+    "rsr.has_head": Key(USED, "whether the class has an output head"),
     "rsr.int8_activations": Key(USED, "whether linear layers take int8 activations"),
     "rsr.modules_to_not_convert": Key(USED, "linear layers that take float activations anyway"),
     "rsr.scaled_tensors": Key(USED, "matrices whose scales rsr.scales has"),
@@ -112,7 +113,7 @@ TOKENIZER: Keys = {
 
 _EXPERTS = "routes tokens to experts"
 _OWN_EXPERTS = "routes tokens to experts, which an architecture must have"
-_WINDOW = "sets layers with a sliding window apart (without windows it changes nothing)"
+_WINDOW = "sets layers with a sliding window apart (Gemma 3's become settings)"
 _ADAPTIVE = "low-rank factors of another attention"
 _EXTRA = "settings of other kinds of layers"
 
@@ -160,7 +161,9 @@ ARCHITECTURE: Keys = {
     "attention.clamp_kqv": _unsupported("limits queries, keys and values", 0.0, 0),
     "attention.max_alibi_bias": _unsupported("position biases (ALiBi)", 0.0, 0),
     "attention.causal": _unsupported("attention to later tokens", True),
-    "attention.sliding_window": _unsupported("attention to the last tokens only", 0),
+    "attention.sliding_window": _unsupported(
+        "attention to the last tokens only (a setting of classes with windows)", 0
+    ),
     "attention.sliding_window_pattern": _unsupported(_WINDOW, 0),
     "attention.key_length_swa": _unsupported(_WINDOW, 0),
     "attention.value_length_swa": _unsupported(_WINDOW, 0),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..architectures import (
@@ -18,8 +18,9 @@ from ..architectures import (
     draft_layers,
     of_config,
 )
-from ..experts import ROUTER, experts_of
-from ..text import printable, quoted, shown_json
+from ..experts import EXPERTS, ROUTER, experts_of
+from ..experts import PROJECTIONS as OF_EXPERT
+from ..text import listed, printable, quoted, shown_json
 from .config import CONFIG, QUANTIZATION, ROPE
 from .generation import GENERATION, of_model
 from .gguf import ARCHITECTURE, GENERAL, TOKENIZER
@@ -93,7 +94,7 @@ def review(
     architecture = of_config(config)
     if architecture is None or not architecture.is_runnable:
         return Review()
-    found = _Findings([], [], [])
+    found = _Findings()
     context = _Context(config, architecture, own_keys)
     # transformers chooses the class by model_type. How known classes differ, the tensors show.
     model_type = config.get("model_type")
@@ -184,10 +185,19 @@ class _Context:
 
 
 @dataclass(frozen=True)
+class _Unsupported:
+    """Settings that ask for the same, and the place of the sentence on them among all."""
+
+    place: int
+    settings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class _Findings:
-    refused: list[str]
-    not_understood: list[str]
-    not_applied: list[str]
+    refused: list[str] = field(default_factory=list)
+    not_understood: list[str] = field(default_factory=list)
+    not_applied: list[str] = field(default_factory=list)
+    unsupported: dict[tuple[str, str], _Unsupported] = field(default_factory=dict)
 
     def judge_part(self, context: _Context, table: Keys, values: object, prefix: str) -> None:
         """Judge an object within config.json, and MLX's objects for single modules in it."""
@@ -239,9 +249,18 @@ class _Findings:
         elif known.has_effect(value):
             check = _CHECKS.get(key) if table is CONFIG else None
             if check is None or check(context, value):
-                self.refused.append(
-                    f"{where}: {name} is {_value(value)}, which is not supported ({known.note})"
-                )
+                self.refuse(where, f"{name} is {_value(value)}", known.note)
+
+    def refuse(self, where: str, setting: str, note: str) -> None:
+        """Refuse a setting that is not supported; one sentence has all that ask for the same."""
+        found = self.unsupported.get((where, note))
+        if found is None:
+            found = self.unsupported[where, note] = _Unsupported(len(self.refused))
+            self.refused.append("")
+        found.settings.append(setting)
+        are = "is" if len(found.settings) == 1 else "are"
+        settings = listed(found.settings, 5)
+        self.refused[found.place] = f"{where}: {settings}, which {are} not supported ({note})"
 
     def judge_generation(self, key: str, value: object, source: str) -> None:
         """Judge a setting of generation."""
@@ -297,11 +316,21 @@ def _reaches(context: _Context, window: object) -> bool:
 
 
 def _is_other_attention(context: _Context, value: object) -> bool:
-    """Whether `layer_types` names kinds of layers that the class does not have."""
-    known: tuple[object, ...] = tuple(context.architecture.mixers)
+    """Whether `layer_types` names kinds of layers that the class does not have.
+
+    Where the class's own keys are read, so are the kinds (`rsr_runtime.llm.layer_settings`), and an
+    unknown one is refused there.
+    """
+    if context.has_own_keys and not _are_of(value, context.architecture.mixers):
+        return False
+    known = tuple(context.architecture.mixers)
     if not context.reads(CONFIG, "sliding_window") and not _reaches(context, _window(context)):
         known = tuple(kind for kind in known if kind != "sliding_attention")
-    return not isinstance(value, list) or any(kind not in known for kind in value)
+    return not _are_of(value, known)
+
+
+def _are_of(kinds: object, known: Iterable[str]) -> bool:
+    return isinstance(kinds, list) and all(kind in [*known] for kind in kinds)
 
 
 def _adds_norms(context: _Context, value: object) -> bool:
@@ -354,7 +383,7 @@ def _unknown_tensors(
     layers = config.get("num_hidden_layers")
     known = _known_in_layers(config, architecture)
     drafts = draft_layers(config)
-    seen: set[str] = set()
+    seen = _kinds_of_experts() if architecture.has_experts else set()
     for name in tensors:
         own = name.removeprefix(names.prefix) if name.startswith(names.prefix) else ""
         match = _LAYER.fullmatch(own) or _GGUF_LAYER.fullmatch(name)
@@ -414,7 +443,6 @@ def _known_in_layers(config: Mapping[str, Any], architecture: Architecture) -> s
         if key == "" or config.get(key) is True:
             known |= {f"{module}.bias" for module in modules}
     experts = _expert_modules(config)
-    known |= {f"{module}.weight" for module in (*experts, ROUTER) if experts}
     if _is_mlx(config):
         known |= {f"{module}.biases" for module in (*projections, *experts)}
     if "w_bits" in config:  # ParetoQ's, which the scales of a ternary matrix imply
@@ -432,6 +460,14 @@ def _expert_modules(config: Mapping[str, Any]) -> list[str]:
     except ValueError:
         return []
     return [] if experts is None else list(experts.modules())
+
+
+def _kinds_of_experts() -> set[str]:
+    """Return the names of the tensors of experts in a layer, with numbers 0.
+
+    If they are not as config.json says, its numbers are at fault, and other checks say so.
+    """
+    return {f"{ROUTER}.weight", *(f"{EXPERTS}.0.{name}.weight" for name in OF_EXPERT)}
 
 
 def _is_mlx(config: Mapping[str, Any]) -> bool:

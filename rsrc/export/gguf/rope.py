@@ -21,14 +21,18 @@ from rsr_formats.architectures import Architecture, of_config
 from rsr_formats.numerics import yarn_pair
 from rsr_formats.text import shown
 
-from ...common.errors import ExportError
+from ...common.errors import ExportError, SourceError
 from ...source.gguf.config import rope_factors
 from ...source.gguf.tokenizer_common import Note
 from ..model_files import Config
 
 Factors = npt.NDArray[np.float32]
+Value = int | float | str | list[int]
 
-_ROTATE_A_SHARE = {"phi3"}  # architectures of GGUF, in llama.cpp
+# Architectures of GGUF that rotate a part of a head in llama.cpp, and that need the sections of
+# positions that have three coordinates.
+_ROTATE_A_SHARE = {"phi3", "qwen35"}
+_HAVE_SECTIONS = {"qwen35"}
 _RESCALED = ("llama3", "yarn", "longrope")  # refer to the context length before scaling
 _ORIGINAL = "original_max_position_embeddings"
 _MAX_PAIRS = 1 << 15
@@ -39,7 +43,7 @@ _LARGEST = 1e18  # beyond the settings of any model
 class GgufRope:
     """The metadata, by keys after the architecture's prefix, and the tensors."""
 
-    metadata: dict[str, int | float | str] = field(default_factory=dict)
+    metadata: dict[str, Value] = field(default_factory=dict)
     tensors: dict[str, Factors] = field(default_factory=dict)  # (pairs,) each
 
 
@@ -92,15 +96,19 @@ def gguf_rope(config: Config, note: Note) -> GgufRope:
 
     Raises:
         ExportError: GGUF has no way to say it, or a setting is missing or no number.
-        SourceError: a setting of Llama 3's scaling is out of range.
+        SourceError: a setting of Llama 3's scaling is out of range, or llama.cpp rotates whole
+            heads.
     """
     rope, known = _read(config), of_config(config)
-    rotated = _rotated(rope, known, note)
+    rotated = _rotated(rope, known)
     rope = replace(rope, head_dim=rotated)
-    metadata: dict[str, int | float | str] = {
+    metadata: dict[str, Value] = {
         "rope.freq_base": rope.theta,
         "rope.dimension_count": rotated,
     }
+    if known is not None and set(known.gguf_names) & _HAVE_SECTIONS:
+        # In turns, each pair has one of three coordinates; those of a text are equal.
+        metadata["rope.dimension_sections"] = [(rotated // 2 + i) // 3 for i in (2, 1, 0)] + [0]
     if rope.kind == "default":
         return GgufRope(metadata)
     if rope.kind == "linear":
@@ -151,19 +159,24 @@ def _read(config: Config) -> _Rope:
     return _Rope(scaling, theta, rope.head_dim, rope.positions)
 
 
-def _rotated(rope: _Rope, known: Architecture | None, note: Note) -> int:
-    """Return how many features of a head are rotated."""
-    share = rope.number("partial_rotary_factor", 1.0)
+def _rotated(rope: _Rope, known: Architecture | None) -> int:
+    """Return how many features of a head are rotated.
+
+    Raises:
+        SourceError: some are not, which llama.cpp does not have in this architecture.
+    """
+    usual = None if known is None else known.partial_rotary_factor
+    share = rope.number("partial_rotary_factor", usual or 1.0)
     rotated = min(rope.head_dim, int(rope.head_dim * share))
     if rotated != rope.head_dim and (known is None or not set(known.gguf_names) & _ROTATE_A_SHARE):
-        note(
-            f"RoPE rotates {rotated} of the {rope.head_dim} features of a head "
-            "(partial_rotary_factor): llama.cpp refuses that in this architecture"
+        raise SourceError(
+            f"config.json: RoPE rotates {rotated} of the {rope.head_dim} features of a head "
+            "(partial_rotary_factor), and in this architecture llama.cpp rotates all"
         )
     return rotated
 
 
-def _yarn(rope: _Rope, metadata: dict[str, int | float | str]) -> GgufRope:
+def _yarn(rope: _Rope, metadata: dict[str, Value]) -> GgufRope:
     factor = rope.number("factor")
     if factor < 1:
         raise ExportError(
@@ -206,7 +219,7 @@ def _untruncated(rope: _Rope, factor: float) -> Factors:
     return np.asarray(1 / (stretched / factor + 1 - stretched), np.float32)
 
 
-def _longrope(rope: _Rope, metadata: dict[str, int | float | str]) -> GgufRope:
+def _longrope(rope: _Rope, metadata: dict[str, Value]) -> GgufRope:
     """Return LongRoPE; the factor is left out, as llama.cpp would divide by it, too."""
     original = rope.original
     factor = rope.number("factor", rope.positions / original)

@@ -50,20 +50,19 @@ WRITTEN: Mapping[str, str] = {
     "attention_bias": "tensors attn_*.bias",
     "mlp_bias": "tensors ffn_*.bias",
     "max_window_layers": "windows are refused",
-    **dict.fromkeys(
-        (
-            "linear_num_key_heads",
-            "linear_num_value_heads",
-            "linear_key_head_dim",
-            "linear_value_head_dim",
-            "linear_conv_kernel_dim",
-        ),
-        "GGUF has no name for their class",
-    ),
+    "linear_num_key_heads": "ssm.group_count",
+    "linear_num_value_heads": "ssm.time_step_rank",
+    "linear_key_head_dim": "ssm.state_size",
+    "linear_value_head_dim": "ssm.inner_size",
+    "linear_conv_kernel_dim": "ssm.conv_kernel",
     "quantization_config": "the tensors' types; a note says what becomes of activations",
     "quantization": "the tensors' types",
     "gguf_metadata": "what changes the model is refused",
 }
+# What to do instead, for the end of a refusal.
+ELSEWHERE = (
+    "Write it with --to int8, or with --to float for transformers and for llama.cpp's own converter"
+)
 # Architectures whose layers llama.cpp has always multiplied by a tensor `.scale`. It now does so in
 # others, too, but transformers would load those without the scale.
 _SCALED = ("bitnet-b1.58", "bitnet")
@@ -88,7 +87,7 @@ _SAME_ACTIVATIONS = {"swish": "silu"}
 
 @dataclass(frozen=True)
 class GgufSettings:
-    """The metadata, by whole keys, and the tensors that are settings. Both are empty if unknown."""
+    """The metadata, by whole keys, and the tensors that are settings. Both may be empty."""
 
     metadata: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, Factors] = field(default_factory=dict)
@@ -110,7 +109,7 @@ class GgufSettings:
 
 
 def model_settings(config: Config | None, generation: Config, note: Note) -> GgufSettings:
-    """Return what GGUF says of config.json; nothing if GGUF has no names for its architecture.
+    """Return what GGUF says of config.json; nothing if there is none.
 
     Args:
         config: config.json, None if there is none.
@@ -118,16 +117,26 @@ def model_settings(config: Config | None, generation: Config, note: Note) -> Ggu
         note: takes each sentence for the user.
 
     Raises:
-        ExportError: GGUF cannot say what a setting means.
+        ExportError: GGUF or llama.cpp has no name for the architecture, or cannot say what a
+            setting means.
     """
-    reason = "the .rsr file has no config.json"
-    if config is not None:
-        try:
-            return _settings(config, generation, note)
-        except SourceError as error:
-            reason = str(error)
-    note(f"tensors keep their names, and llama.cpp cannot run the file: {reason}")
-    return GgufSettings()
+    if config is None:
+        note(
+            "tensors keep their names, and llama.cpp cannot run the file: the .rsr file has no "
+            "config.json"
+        )
+        return GgufSettings()
+    try:
+        return _settings(config, generation, note)
+    except SourceError as error:
+        raise refusal([str(error)]) from None
+
+
+def refusal(reasons: list[str]) -> ExportError:
+    """Return the error for a model that GGUF cannot say."""
+    return ExportError(
+        f"GGUF cannot say what this model computes: {listed(reasons, separator='; ')}. {ELSEWHERE}"
+    )
 
 
 def _settings(config: Config, generation: Config, note: Note) -> GgufSettings:
@@ -140,10 +149,11 @@ def _settings(config: Config, generation: Config, note: Note) -> GgufSettings:
     metadata = {k: v for k, v in metadata.items() if not k.startswith(f"{prefix}rope.")}
     rope = gguf_rope(filled, note)
     if rope.tensors and known.gguf_names[0] not in _ROPE_TENSORS:
-        note(
-            f"llama.cpp reads {listed(sorted(rope.tensors))} only in the architectures "
-            f"{' and '.join(_ROPE_TENSORS)}, and refuses it in {known.gguf_names[0]}"
+        reason = (
+            f"llama.cpp reads {listed(sorted(rope.tensors))}, which this RoPE scaling needs, only "
+            f"in the architectures {listed(_ROPE_TENSORS)}"
         )
+        raise refusal([reason])
     metadata |= {prefix + key: value for key, value in rope.metadata.items()}
     metadata |= _sampling(generation, note)
     return GgufSettings(metadata, rope.tensors)
@@ -151,23 +161,28 @@ def _settings(config: Config, generation: Config, note: Note) -> GgufSettings:
 
 def _filled(config: Config, known: Architecture) -> Config:
     """Return config.json with the defaults of the class, which GGUF's readers do not know."""
-    heads = config.get("num_attention_heads")
-    hidden = config.get("hidden_size")
+    heads = _size(config, "num_attention_heads")
+    hidden = _size(config, "hidden_size")
     defaults: Config = {
         "max_position_embeddings": known.max_position_embeddings,
         "rms_norm_eps": known.rms_norm_eps,
         "rope_theta": known.rope_theta,
         "num_key_value_heads": known.num_key_value_heads or heads,
-        "head_dim": known.head_dim,
+        "head_dim": known.head_dim or hidden // heads,
     }
-    if known.head_dim is None and type(heads) is int and type(hidden) is int and heads > 0:
-        defaults["head_dim"] = hidden // heads
     filled = {**defaults, **{key: value for key, value in config.items() if value is not None}}
     for key in ("max_position_embeddings", "num_key_value_heads", "head_dim"):
-        value = filled[key]
-        if type(value) is not int or not 0 < value < 1 << 31:
-            raise SourceError(f"config.json: found {shown(value)} under {key}, expected a number")
+        _size(filled, key)
     return filled
+
+
+def _size(config: Config, key: str) -> int:
+    value = config.get(key)
+    if type(value) is not int or not 0 < value < 1 << 31:
+        raise SourceError(
+            f"config.json: {key} is {shown(value)}, expected a positive whole number below 2^31"
+        )
+    return value
 
 
 def _check(config: Config, known: Architecture, note: Note) -> None:
@@ -191,10 +206,7 @@ def _check(config: Config, known: Architecture, note: Note) -> None:
     if bitnet_settings(config).get("use_rms_norm"):
         refused.append("config.json: use_rms_norm puts norms into the linear layers")
     if refused:
-        raise ExportError(
-            f"GGUF cannot say what this model computes: {listed(refused, separator='; ')}. Export "
-            "it in another form"
-        )
+        raise refusal(refused)
     if found.not_understood:
         note(f"not written, because their meaning is not known: {listed(found.not_understood)}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,13 +14,13 @@ import numpy.typing as npt
 
 from rsr_formats import RsrFile
 from rsr_formats.architectures import DecoderNames, of_gguf
-from rsr_formats.records import FLOAT_DTYPES, DenseTensor, IndexedTensor, Tensor
+from rsr_formats.records import FLOAT_DTYPES, DenseTensor, IndexedTensor
 from rsr_formats.text import quoted
 
 from ...common.errors import ExportError
 from ...layouts.float_bits import from_float32, row_blocks, to_float32
 from ...layouts.scales import ScaleGrid, per_tensor
-from ...source.gguf.names import gguf_name, gguf_rows, permuted_heads
+from ...source.gguf.names import gguf_name
 from ...source.gguf.tokenizer_common import Note
 from ...source.tensor import PIECE
 from ..biases import scaled_biases
@@ -28,17 +28,18 @@ from ..floats import float_dtype
 from ..model_files import Config
 from ..tensors import OutputTensor, decode, dense_tensor, model_tensors, read_scales
 from .blocks import DEFAULT, TYPES, BlockType
+from .conversion import Conversion, Indices, conversion
 from .experts import expert_name, stacked
 from .output import NUMPY, GgufOutput
-from .settings import GgufSettings
+from .settings import ELSEWHERE, GgufSettings
 
 Array = npt.NDArray[Any]
-Rows = npt.NDArray[np.intp]
 
 _MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
 # Of a matrix that may have a factor of its own; the experts of a layer are one tensor.
 _LAYER_WEIGHT = re.compile(r"blk\.[0-9]+\.(?!ffn_[a-z]+_exps\.).*\.weight", re.DOTALL)
 _ROPE_FREQS = "rope_freqs.weight"  # a file compiled from GGUF may keep it
+_FREQUENCIES = "rotary_emb.inv_freq"  # old checkpoints keep them
 # `general.file_type` of files without blocks; of the files with them, see `BlockType`.
 _FLOAT_FILES = {"F32": 0, "F16": 1, "BF16": 32}
 
@@ -60,8 +61,9 @@ def plan(
         note: takes each sentence for the user.
 
     Raises:
-        ExportError: GGUF has no way to store a dtype, a shape or a scale, two tensors have the same
-            name, config.json contradicts the rows of q or k, or the experts of a layer differ.
+        ExportError: GGUF has no way to store a dtype, a shape or a scale, or no name for a tensor;
+            two tensors have the same name, config.json contradicts a shape, or the experts of a
+            layer differ.
     """
     architecture = settings.architecture
     own = DecoderNames.find(t.name for t in file.header.tensors)
@@ -71,24 +73,27 @@ def plan(
     rounding = _ScaleRounding()
     others: dict[str, list[str]] = defaultdict(list)  # what is written instead: tensor names
     for t in model_tensors(file):
-        name = t.name
+        name = usual = t.name
         if name == _ROPE_FREQS and settings.scales_rope:
             continue  # the settings take precedence
         if of_gguf(architecture) is not None and name != _ROPE_FREQS:
             usual = _usual(name, own)
+            if usual.endswith(_FREQUENCIES):
+                continue  # they follow from the settings
             if (name := expert_name(usual) or gguf_name(usual, architecture)) == usual:
-                name = t.name
-                unnamed.append(name)
-        order = _row_order(t, name, settings)
+                unnamed.append(t.name)
+                continue
+        change = conversion(t, usual, name, settings)
         if isinstance(t, DenseTensor):
             if t.dtype not in NUMPY:
                 unsupported.append(t.name)
             tensor = biases.get(t.name) or dense_tensor(file, t)
-            tensors.append(_dense(tensor, name, order))
+            tensors.append(_dense(tensor, name, change))
             continue
         grid = read_scales(file, t)
         wanted = DEFAULT if kind is None else (kind,)
-        chosen = next((k for k in wanted if _why_not(TYPES[k], t, grid) is None), None)
+        reasons = {k: _why_not(block, t, grid, change.columns) for k, block in TYPES.items()}
+        chosen = next((k for k in wanted if reasons[k] is None), None)
         if chosen is not None:
             exact = None
             if grid is not None and _needs_float32(name, grid):
@@ -100,14 +105,19 @@ def plan(
                 else:
                     exact = float(grid.values[0, 0])
             rounding.add(t.name, grid)
-            data = partial(_blocks, file, t, TYPES[chosen], order, grid)
+            data = partial(_blocks, file, t, TYPES[chosen], change, grid)
             tensors.append(GgufOutput(name, chosen, t.shape, data, exact))
         else:
             dtype = float_dtype(file, t)
-            data = partial(_floats, file, t, dtype, order)
+            data = partial(_floats, file, t, dtype, change)
             tensors.append(GgufOutput(name, dtype, t.shape, data))
         if chosen != wanted[0]:
-            others[_instead(tensors[-1].kind, wanted, t, grid)].append(t.name)
+            others[_instead(tensors[-1].kind, wanted, reasons)].append(t.name)
+    if unnamed:
+        raise ExportError(
+            f"llama.cpp has no name for {quoted(unnamed)} in architecture {architecture!r}, and "
+            f"loads no file with other tensors. {ELSEWHERE}"
+        )
     if unsupported:
         raise ExportError(
             f"GGUF has no type for the dtype of {quoted(unsupported)}: compile without them"
@@ -115,8 +125,6 @@ def plan(
     rounding.report(note)
     for words, names in others.items():
         note(f"written as {words}: {quoted(names)}")
-    if unnamed:
-        note(f"llama.cpp has no name for {quoted(unnamed)}: they keep their own")
     for name, factors in settings.tensors.items():
         data = partial(np.asarray, factors)
         tensors.append(GgufOutput(name, "F32", factors.shape, data))
@@ -147,7 +155,9 @@ def _check(tensors: list[GgufOutput]) -> None:
             )
 
 
-def _why_not(block: BlockType, t: IndexedTensor, grid: ScaleGrid | None) -> str | None:
+def _why_not(
+    block: BlockType, t: IndexedTensor, grid: ScaleGrid | None, columns: Indices | None
+) -> str | None:
     """Return why blocks cannot hold a matrix, or None if they can."""
     if 0 in t.shape:
         return "they are empty"
@@ -155,16 +165,28 @@ def _why_not(block: BlockType, t: IndexedTensor, grid: ScaleGrid | None) -> str 
         return f"their digits are {', '.join(map(str, t.digits))}"
     if t.shape[1] % block.weights:
         return f"the length of their rows is not a multiple of {block.weights}"
-    if grid is not None and grid.columns is not None and grid.columns % block.weights:
+    if grid is None or grid.columns is None:
+        return None
+    if columns is not None:
+        groups = (columns // grid.columns).reshape(-1, block.weights)
+        if (groups != groups[:, :1]).any():
+            return f"their scales are {grid.words}, and llama.cpp has the columns in another order"
+    elif grid.columns % block.weights:
         return f"their scales are {grid.words}"
     return None
 
 
-def _instead(found: str, wanted: Sequence[str], t: IndexedTensor, grid: ScaleGrid | None) -> str:
-    """Say why a matrix has type `found` rather than one of `wanted`."""
+def _instead(found: str, wanted: Sequence[str], reasons: Mapping[str, str | None]) -> str:
+    """Say why a matrix has type `found` rather than one of `wanted`.
+
+    Args:
+        found: the type that it has.
+        wanted: the types that were to hold it.
+        reasons: what `_why_not` returned of each type.
+    """
     refused = wanted[0] if found in TYPES else wanted[-1]
-    words = f"{found} instead of {refused}, because {_why_not(TYPES[refused], t, grid)}"
-    able = [kind for kind, block in TYPES.items() if _why_not(block, t, grid) is None]
+    words = f"{found} instead of {refused}, because {reasons[refused]}"
+    able = [kind for kind, reason in reasons.items() if reason is None]
     if found not in TYPES and able:
         return f"{words} (types that hold them: {', '.join(able)})"
     return words
@@ -178,51 +200,40 @@ def _usual(name: str, names: DecoderNames) -> str:
     return f"model.{name.removeprefix(names.prefix)}" if name.startswith(names.prefix) else name
 
 
-def _row_order(t: Tensor, name: str, settings: GgufSettings) -> Rows | None:
-    """Return the source row of each output row, or None if rows keep their order."""
-    architecture, metadata = settings.architecture, settings.metadata
-    heads = int(metadata.get(f"{architecture}.attention.head_count", 0))
-    kv_heads = int(metadata.get(f"{architecture}.attention.head_count_kv", heads))
-    permuted = permuted_heads(name, architecture, heads, kv_heads)
-    if permuted is None or 0 in t.shape or not t.shape:
-        return None
-    if not permuted or t.shape[0] % (2 * permuted):
-        raise ExportError(
-            f"{t.name!r} has {t.shape[0]} rows, expected a multiple of 2 for each of the "
-            f"{permuted} heads in config.json"
-        )
-    return gguf_rows(t.shape[0], permuted)
-
-
 # --- data ---------------------------------------------------------------------------------------
 
 
-def _dense(tensor: OutputTensor, name: str, order: Rows | None) -> GgufOutput:
+def _dense(tensor: OutputTensor, name: str, change: Conversion) -> GgufOutput:
     """Return a dense tensor in its dtype; vectors in F32, which llama.cpp expects of them."""
-    widened = len(tensor.shape) <= 1 and tensor.dtype in FLOAT_DTYPES
+    is_vector = len(tensor.shape) <= 1 or change.is_float32 or change.value is not None
+    widened = is_vector and tensor.dtype in FLOAT_DTYPES
     shape = tensor.shape or (1,)
 
     def data() -> Array:
         raw = tensor.read()
         values: Array = to_float32(raw, tensor.dtype) if widened else raw.view(NUMPY[tensor.dtype])
-        values = values.reshape(shape)
-        return values if order is None else values[order]
+        return change.apply(values.reshape(shape))
 
-    return GgufOutput(name, "F32" if widened else tensor.dtype, shape, data)
+    return GgufOutput(name, "F32" if widened else tensor.dtype, change.shape or shape, data)
 
 
-def _windows(t: IndexedTensor, order: Rows | None) -> Iterator[tuple[slice, Rows]]:
+def _windows(t: IndexedTensor, order: Indices | None) -> Iterator[tuple[slice, Indices]]:
     """Yield windows of output rows, each with the source rows that it holds."""
     for window in row_blocks(t.shape, PIECE):
         rows = np.arange(window.start, window.stop) if order is None else order[window]
         yield window, rows
 
 
-def _floats(file: RsrFile, t: IndexedTensor, dtype: str, order: Rows | None) -> Array:
+def _in_order(weights: Array, columns: Indices | None) -> Array:
+    return weights if columns is None else weights[:, columns]
+
+
+def _floats(file: RsrFile, t: IndexedTensor, dtype: str, change: Conversion) -> Array:
     r = decode(file, t)
     out = np.empty(t.shape, NUMPY[dtype])
-    for window, rows in _windows(t, order):
-        out[window] = from_float32(r.weights(rows) + np.float32(0), dtype)  # no -0.0
+    for window, rows in _windows(t, change.rows):
+        weights = _in_order(r.weights(rows), change.columns)
+        out[window] = from_float32(weights + np.float32(0), dtype)  # no -0.0
     return out
 
 
@@ -235,18 +246,22 @@ def _needs_float32(name: str, grid: ScaleGrid) -> bool:
 
 
 def _blocks(
-    file: RsrFile, t: IndexedTensor, block: BlockType, order: Rows | None, grid: ScaleGrid | None
+    file: RsrFile, t: IndexedTensor, block: BlockType, change: Conversion, grid: ScaleGrid | None
 ) -> Array:
     digits = decode(file, t).digits
     codes = (np.array(t.digits, np.int8) + 1).astype(np.uint8)
     grid = grid or per_tensor(1, t.shape[0])
-    groups = np.arange(0, t.shape[1], block.weights) // (grid.columns or t.shape[1])
+    first = np.arange(0, t.shape[1], block.weights)  # columns of blocks
+    if change.columns is not None:
+        first = change.columns[first]
+    groups = first // (grid.columns or t.shape[1])
     out = np.empty((t.shape[0], len(groups) * block.nbytes), np.uint8)
-    for window, rows in _windows(t, order):
+    for window, rows in _windows(t, change.rows):
         scales = grid.values[np.ix_(rows // grid.rows, groups)]
         # `_ScaleRounding` has found the scales in the range of float16.
+        ordered = _in_order(codes[digits[rows]], change.columns)
         blocks = block.encode(
-            codes[digits[rows]].reshape(-1, block.weights), scales.reshape(-1).astype(np.float16)
+            ordered.reshape(-1, block.weights), scales.reshape(-1).astype(np.float16)
         )
         out[window] = blocks.reshape(len(rows), -1)
     return out

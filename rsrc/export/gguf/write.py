@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 
 from rsr_formats import RsrFile
-from rsr_formats.architectures import of_gguf, takes_int8_activations
+from rsr_formats.architectures import of_config, of_gguf, takes_int8_activations
 from rsr_formats.atomic import atomic_file
 from rsr_formats.keys.generation import of_model
 
@@ -19,6 +19,7 @@ from ...source.gguf.scales import scale_metadata
 from ..activations import activation_notes, kept_notes
 from ..model_files import GENERATION, find_file, read_config, read_json
 from .metadata import add_metadata
+from .pooling import pooling_metadata
 from .settings import end_tokens, model_settings
 from .tensors import file_type, plan
 from .tokenizer import tokenizer
@@ -75,6 +76,8 @@ def write_gguf(
     if settings.architecture and config is not None:
         ends = generation.get("eos_token_id", config.get("eos_token_id"))
         metadata |= end_tokens(tokens.get("tokenizer.ggml.eos_token_id"), ends, notes.append)
+        if (model := of_config(config)) is not None:
+            metadata |= pooling_metadata(file, model, config["hidden_size"], notes.append)
     architecture = str(metadata.pop("general.architecture", "unknown"))
     if (known := of_gguf(architecture)) is not None:
         made = {"architectures": [known.name], **known.gguf_config}

@@ -9,12 +9,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsr_formats.architectures import ARCHITECTURES, first_class, of_config, of_gguf
+from rsr_formats.architectures import (
+    ARCHITECTURES,
+    first_class,
+    nearest,
+    of_config,
+    of_gguf,
+    without_head,
+)
 from rsr_formats.experts import experts_of
-from rsr_formats.text import shown
+from rsr_formats.text import listed, shown
 
 from ...common.errors import SourceError
 from .activations import apply_activations
+from .pooling import has_head
 from .rope import LLAMA3, THETA, Factors, Rope, llama3_factors, rope_scaling
 from .tokenizer_common import SPECIAL_TOKENS
 from .unread import unread
@@ -53,6 +61,8 @@ _MAX_HEAD_DIM = 1 << 16
 _MAX_LAYERS = 1 << 15  # a file has no more tensors
 _INTERVAL = 4  # llama.cpp's default
 _MIXERS = ("full_attention", "linear_attention")
+_WINDOWS = ("full_attention", "sliding_attention")
+_GEMMA_27B_LAYERS = 62
 # The multipliers of the only model when GGUF had no keys for them.
 _MINICPM_2B = {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 256}
 
@@ -80,6 +90,8 @@ def hf_config(
     known = of_gguf(name)
     if known is None:
         return None
+    if not has_head(metadata):
+        known = without_head(known)
     prefix = f"{name}."
     config: dict[str, Any] = {
         "architectures": [known.name],
@@ -118,6 +130,10 @@ def hf_config(
         config["sliding_window"] = (
             whole_of(metadata.get(prefix + "attention.sliding_window")) or None
         )
+    if "sliding_window_pattern" in known.own_keys:
+        config.update(_kinds_of_windows(metadata, prefix, config))
+    if known.attention_factor is not None:
+        config[known.attention_factor.key] = _attention_size(config)
     if _ORIGINAL in known.own_keys:
         config[_ORIGINAL] = whole_of(metadata.get(f"{prefix}rope.scaling.original_context_length"))
     rope = Rope(rotated or head_dim, config["rope_theta"], config["max_position_embeddings"])
@@ -140,7 +156,7 @@ def _share(rotated: int, head_dim: int) -> float:
     return share if int(head_dim * share) == rotated else math.nextafter(share, math.inf)
 
 
-def gguf_metadata(config: Mapping[str, Any]) -> dict[str, int | float | str]:
+def gguf_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return `general.architecture` and the settings of a GGUF file for a config.json.
 
     RoPE scaling is left out (see `rsrc.export.gguf.rope`), and the absence of a tensor
@@ -156,10 +172,10 @@ def gguf_metadata(config: Mapping[str, Any]) -> dict[str, int | float | str]:
     if known is None or not known.gguf_names:
         found = first_class(config) or config.get("model_type")
         raise SourceError(
-            f"config.json: architecture {shown(found)}, GGUF names are known only for "
-            + ", ".join(sorted(a.name for a in ARCHITECTURES if a.gguf_names))
+            f"config.json: architecture {shown(found)}, for which GGUF has no names"
+            + nearest(found, (a.name for a in ARCHITECTURES if a.gguf_names))
         )
-    if known.gguf_layer:
+    if "rope_local_base_freq" in known.own_keys:
         raise SourceError(
             f"config.json: architecture {known.name}, whose GGUF files are read, but not written"
         )
@@ -169,7 +185,7 @@ def gguf_metadata(config: Mapping[str, Any]) -> dict[str, int | float | str]:
     if missing:
         raise SourceError(f"config.json: expected an integer for {', '.join(missing)}")
     rope = _rope(config)
-    result: dict[str, int | float | str] = {"general.architecture": name}
+    result: dict[str, Any] = {"general.architecture": name}
     for own, key in _INTEGERS.items():
         if (value := whole_of(config.get(own))) is not None:
             result[prefix + key] = value
@@ -190,7 +206,36 @@ def gguf_metadata(config: Mapping[str, Any]) -> dict[str, int | float | str]:
         result.update(_minicpm_metadata(config, prefix))
     if known.has_experts:
         result.update(_expert_metadata(config, prefix))
+    if known.delta_net is not None:
+        heads = ValueHeads.of_config(config, known.delta_net)
+        result.update({prefix + key: size for key, size in heads.metadata.items()})
+        result.update(_mixer_metadata(known.layer_types(config), prefix, config))
     return result
+
+
+def _mixer_metadata(kinds: object, prefix: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which layers have a gated delta net: an interval if there is one, else all.
+
+    Args:
+        kinds: what `Architecture.layer_types` returned.
+        prefix: of the architecture's keys, with its dot.
+        config: config.json.
+
+    Raises:
+        SourceError: there are other kinds of layers, or not as many as layers.
+    """
+    layers = int(config["num_hidden_layers"])
+    if not isinstance(kinds, list) or not kinds or any(kind not in _MIXERS for kind in kinds):
+        raise SourceError(f"config.json: layer_types is {shown(kinds)}, expected {listed(_MIXERS)}")
+    if config.get("layer_types") is not None and len(kinds) != layers:
+        raise SourceError(
+            f"config.json: layer_types has {len(kinds)} entries, expected {layers}, one for each "
+            "layer"
+        )
+    interval = kinds.index(_MIXERS[0]) + 1 if _MIXERS[0] in kinds else layers + 1
+    if all((kind == _MIXERS[0]) == ((i + 1) % interval == 0) for i, kind in enumerate(kinds)):
+        return {prefix + "full_attention_interval": interval}
+    return {prefix + "attention.recurrent_layers": [kind == _MIXERS[1] for kind in kinds]}
 
 
 def _expert_metadata(config: Mapping[str, Any], prefix: str) -> dict[str, int]:
@@ -266,6 +311,40 @@ def _head_dim(metadata: Mapping[str, Any], prefix: str, config: Mapping[str, Any
     if hidden and heads:
         return int(hidden) // int(heads)
     return whole_of(metadata.get(prefix + "rope.dimension_count"))
+
+
+def _kinds_of_windows(
+    metadata: Mapping[str, Any], prefix: str, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return which layers have a window, and the base of their frequencies.
+
+    What is absent from the metadata has the same default in llama.cpp and in transformers.
+    """
+    if config["sliding_window"] is None:
+        return {"sliding_window_pattern": 1}  # none, which config.json cannot say otherwise
+    key = prefix + "attention.sliding_window_pattern"
+    found, layers = metadata.get(key), config["num_hidden_layers"] or 0
+    result: dict[str, Any] = {
+        "rope_local_base_freq": number_of(metadata.get(prefix + "rope.freq_base_swa"))
+    }
+    if isinstance(found, np.ndarray) and found.dtype.kind in "biu" and len(found) >= layers:
+        result["layer_types"] = [_WINDOWS[bool(has_window)] for has_window in found[:layers]]
+    elif found is not None:
+        result["sliding_window_pattern"] = whole_of(found) or None
+        if result["sliding_window_pattern"] is None:
+            raise SourceError(
+                f"{key} is {shown(str(found)[:40])}, expected a positive integer, or one value for "
+                f"each of {layers} layers"
+            )
+    return result
+
+
+def _attention_size(config: Mapping[str, Any]) -> int | None:
+    """Return the size whose root divides attention scores, as llama.cpp: GGUF has no key for it."""
+    if config["num_hidden_layers"] == _GEMMA_27B_LAYERS and config["num_attention_heads"]:
+        return int(config["hidden_size"] or 0) // int(config["num_attention_heads"])
+    head_dim: int | None = config["head_dim"]
+    return head_dim
 
 
 def _layer_types(metadata: Mapping[str, Any], prefix: str, layers: int) -> list[str]:

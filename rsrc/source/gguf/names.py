@@ -33,11 +33,10 @@ _EXPERTS = {
     "ffn_down_exps": "mlp.experts.down_proj",
 }
 _SUFFIXES = ("weight", "bias", "scale", "input_scale")
-_SUFFIX = f"({'|'.join(_SUFFIXES)})"
 _FUSED = {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
 _NUMBER = r"(0|[1-9][0-9]*)"
 _GGUF_LAYER = re.compile(rf"blk\.{_NUMBER}\.([a-z0-9_.]+)")
-_HF_LAYER = re.compile(rf"model\.layers\.{_NUMBER}\.([a-z_.]+)\.{_SUFFIX}")
+_HF_LAYER = re.compile(rf"model\.layers\.{_NUMBER}\.([A-Za-z0-9_.]+)")
 _GGUF_QK = re.compile(rf"blk\.{_NUMBER}\.attn_([qk])\.(weight|bias)")
 _GGUF_LINEAR = re.compile(
     rf"output\.weight|blk\.{_NUMBER}\.(attn_(q|k|v|qkv|output)|ffn_(gate|up|down))\.weight"
@@ -79,13 +78,19 @@ def gguf_name(name: str, architecture: str) -> str:
     if own is None:
         return name
     if layer := _HF_LAYER.fullmatch(name):
-        for known in (own, *ARCHITECTURES):
-            for stem, other in _layer_stems(known).items():
-                if other == layer[2]:
-                    return f"blk.{layer[1]}.{stem}.{layer[3]}"
-        return name
+        found = (_in_gguf_layer(layer[2], known) for known in (own, *ARCHITECTURES))
+        return next((f"blk.{layer[1]}.{stem}" for stem in found if stem is not None), name)
     stem, _, suffix = name.rpartition(".")
     return next((f"{own}.{suffix}" for own, hf in _MODEL.items() if hf == stem), name)
+
+
+def _in_gguf_layer(name: str, known: Architecture) -> str | None:
+    """Return the GGUF name of a tensor within a layer."""
+    names = {hf: gguf for gguf, hf in reversed(_layer_stems(known).items())}
+    if name in names:  # it has no suffix, or another one
+        return names[name]
+    stem, _, suffix = name.rpartition(".")
+    return f"{names[stem]}.{suffix}" if stem in names and suffix in _SUFFIXES else None
 
 
 def permuted_heads(name: str, architecture: str, heads: int, kv_heads: int) -> int | None:
@@ -120,7 +125,7 @@ def hf_rows(rows: int, heads: int) -> Rows:
 
 
 def _layer_stems(known: Architecture) -> dict[str, str]:
-    """Return the modules of a layer by their names in GGUF."""
+    """Return the modules of a layer by their names in GGUF; an export writes the first of two."""
     norms, of_heads = known.norms, known.qk_norms or QkNorms()
     found = {
         **_LINEAR,
@@ -136,4 +141,4 @@ def _layer_stems(known: Architecture) -> dict[str, str]:
         "ffn_sub_norm": known.ffn_sub_norm or "mlp.ffn_sub_norm",
     }
     named = {stem: name for stem, name in found.items() if name is not None}
-    return {**named, **known.gguf_layer}
+    return {**known.gguf_layer, **named}

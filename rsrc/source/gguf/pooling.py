@@ -6,9 +6,23 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ...common.errors import SourceError
 from .values import whole_of
 
-_MODES = {1: "mean", 2: "cls", 3: "lasttoken"}  # 0: none; 4: a classifier's, which ranks texts
+HAS_HEAD = "rsr.has_head"  # llama.cpp does not know this key
+MODES = {1: "mean", 2: "cls", 3: "lasttoken"}  # 0: none; 4: a classifier's, which ranks texts
+
+
+def has_head(metadata: Mapping[str, Any]) -> bool:
+    """Return whether the class of a model has an output head.
+
+    Raises:
+        SourceError: the key is there, but is not a boolean.
+    """
+    found = metadata.get(HAS_HEAD, True)
+    if not isinstance(found, bool):
+        raise SourceError(f"{HAS_HEAD} is not a boolean")
+    return found
 
 
 def pooling_files(metadata: Mapping[str, Any], hidden_size: object) -> dict[str, bytes]:
@@ -22,7 +36,7 @@ def pooling_files(metadata: Mapping[str, Any], hidden_size: object) -> dict[str,
         hidden_size: features of a state, as in config.json.
     """
     key = f"{metadata.get('general.architecture')}.pooling_type"
-    mode = _MODES.get(whole_of(metadata.get(key)) or 0)
+    mode = MODES.get(whole_of(metadata.get(key)) or 0)
     if mode is None:
         return {}
     kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}

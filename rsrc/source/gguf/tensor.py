@@ -13,7 +13,7 @@ from rsr_formats.numerics import widen_bf16
 
 from ...common.arrays import ByteArray
 from ...common.errors import SourceError
-from ..tensor import PIECE, SourceTensor
+from ..tensor import PIECE, ConvertedTensor, SourceTensor
 from .names import hf_rows
 from .types import Codec, GgmlType, Scales
 
@@ -47,9 +47,16 @@ class Order:
         units = [(self.start + self.size * i, self.size) for i in self.units]
         return [(0, self.start), *units] if self.start else units
 
+    @property
+    def sources(self) -> npt.NDArray[np.intp]:
+        """The row or column of Hugging Face of each one in the file, (total,)."""
+        units = np.argsort(self.units)
+        moved = self.start + self.size * units[:, None] + np.arange(self.size)
+        return np.concatenate([np.arange(self.start), moved.reshape(-1)])
+
 
 @dataclass(frozen=True)
-class GgufTensor(SourceTensor):
+class GgufTensor(ConvertedTensor):
     """A tensor of a GGUF file, with its rows and columns in the order of Hugging Face.
 
     `dtype` is the dtype of plain elements; or the name of a block type, if `read` and `pieces`
@@ -111,13 +118,8 @@ class GgufTensor(SourceTensor):
                 package.
         """
         if self._is_as_stored:
-            return super().read(buffer)
-        data = np.empty(self.nbytes, np.uint8) if buffer is None else buffer[: self.nbytes]
-        position = 0
-        for panel in self._panels():
-            data[position : position + len(panel)] = panel
-            position += len(panel)
-        return data
+            return SourceTensor.read(self, buffer)
+        return super().read(buffer)
 
     def pieces(self, size: int = PIECE) -> Iterator[memoryview]:
         """Read the bytes in pieces of `size`; see SourceTensor.
@@ -126,24 +128,10 @@ class GgufTensor(SourceTensor):
             SourceError: as `read`.
         """
         if self._is_as_stored:
-            yield from super().pieces(size)
-            return
-        piece = np.empty(min(size, self.nbytes), np.uint8)
-        filled = 0
-        for panel in self._panels():
-            rest = panel
-            while len(rest):
-                part = rest[: len(piece) - filled]
-                piece[filled : filled + len(part)] = part
-                filled += len(part)
-                rest = rest[len(part) :]
-                if filled == len(piece):
-                    yield piece.data
-                    filled = 0
-        if filled:
-            yield piece[:filled].data
+            return SourceTensor.pieces(self, size)
+        return super().pieces(size)
 
-    def _panels(self) -> Iterator[ByteArray]:
+    def panels(self) -> Iterator[ByteArray]:
         """Read the tensor from front to back, some rows or some heads at a time."""
         kind = self.kind
         if not self.nbytes:

@@ -105,13 +105,24 @@ def _is_in(config: Mapping[str, Any], name: str, value: Any) -> bool:
         number = number_of(value)
         return bool(head_dim and number and np.isclose(number, head_dim**-0.5, rtol=1e-6))
     if name in _WINDOWS:
-        return config.get("sliding_window") is None
+        return config.get("sliding_window") is None or _is_known_window(config, name, value)
     if name == "attention.sliding_window":
         window, positions = whole_of(value), config.get("max_position_embeddings")
         if window is not None and window == config.get("sliding_window"):
             return True
         return window is not None and positions is not None and window >= positions
     return False
+
+
+def _is_known_window(config: Mapping[str, Any], name: str, value: Any) -> bool:
+    """Return whether a key of layers with a window says what the settings do."""
+    if name == "attention.sliding_window_pattern":
+        return "sliding_window_pattern" in config or "layer_types" in config
+    if name == "rope.freq_base_swa":
+        base = config.get("rope_local_base_freq")
+        return base is not None and base == number_of(value)
+    head_dim = config.get("head_dim")
+    return head_dim is not None and whole_of(value) == head_dim
 
 
 def _shown(value: Any) -> str | int | float | bool:

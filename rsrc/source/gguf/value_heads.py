@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from rsr_formats.architectures import DeltaNet
+from rsr_formats.text import shown
+
 from ...common.errors import SourceError
 from .tensor import Order
 from .values import whole_of
@@ -74,6 +77,48 @@ class ValueHeads:
                 "value heads, expected multiples"
             )
         return cls(count, values, key_dim, inner // values, kernel)
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any], known: DeltaNet) -> ValueHeads:
+        """Return the heads that a config.json describes.
+
+        Args:
+            config: config.json.
+            known: the sizes of its class.
+
+        Raises:
+            SourceError: a size is not a positive integer, value heads are not a multiple of key
+                heads, or their features are others, which llama.cpp does not have.
+        """
+        sizes = {k: config.get(k, default) for k, default in vars(known).items()}
+        for key, value in sizes.items():
+            if whole_of(value) is None or not 0 < value <= _MAX_VALUES:
+                raise SourceError(
+                    f"config.json: {key} is {shown(value)}, expected a number above 0"
+                )
+        keys, values, key_dim, value_dim, kernel = sizes.values()
+        if values % keys:
+            raise SourceError(
+                f"config.json: linear_num_value_heads is {values}, expected a multiple of "
+                f"linear_num_key_heads, {keys}"
+            )
+        if key_dim != value_dim:
+            raise SourceError(
+                f"config.json: linear_key_head_dim is {key_dim} and linear_value_head_dim "
+                f"{value_dim}, and in llama.cpp they are equal"
+            )
+        return cls(keys, values, key_dim, value_dim, kernel)
+
+    @property
+    def metadata(self) -> dict[str, int]:
+        """The keys of metadata, after the architecture and a dot."""
+        return {
+            "ssm.group_count": self.keys,
+            "ssm.time_step_rank": self.values,
+            "ssm.state_size": self.key_dim,
+            "ssm.inner_size": self.values * self.value_dim,
+            "ssm.conv_kernel": self.kernel,
+        }
 
     @property
     def settings(self) -> dict[str, int]:

@@ -71,18 +71,11 @@ auto gated(const Array<const float, 2>& gate, const Array<const float, 2>& up,
   return [=] { rsr::gated(gate.data(), up.data(), function, count, output.to); };
 }
 
-rsr::Rotation rotation(size_t n, const Array<const float, 1>& factors, size_t block) {
-  require(block >= rsr::kLanes && (block & (block - 1)) == 0 && n % block == 0,
-          "block must be a power of two from 16 on that divides the columns");
-  require(factors.shape(0) == n, "factors must have an entry for each column");
-  return {n, block, factors.data()};
-}
-
 auto rotate(const Array<const float, 2>& x, const Array<const float, 1>& factors, size_t block,
             const Maybe<float, 2>& out, const Maybe<int8_t, 2>& q, const Maybe<float, 2>& s,
             size_t group_columns) {
   const size_t count = x.shape(0), n = x.shape(1);
-  const rsr::Rotation by = rotation(n, factors, block);
+  const rsr::Rotation by = rotation_of(n, factors, block);
   const Output output = row_output(count, n, {}, 0.0f, out, q, s, group_columns);
   return [=] { rsr::rotate_rows(x.data(), count, by, output.to); };
 }
@@ -90,7 +83,7 @@ auto rotate(const Array<const float, 2>& x, const Array<const float, 1>& factors
 auto rotate_back(const Array<const float, 2>& x, const Array<const float, 1>& factors, size_t block,
                  const Rows& out) {
   const size_t count = x.shape(0), n = x.shape(1);
-  const rsr::Rotation by = rotation(n, factors, block);
+  const rsr::Rotation by = rotation_of(n, factors, block);
   require(out.shape(0) == count && out.shape(1) == n, "out must have the shape of x");
   return [=] { rsr::rotate_rows_back(x.data(), count, by, out.data()); };
 }
@@ -243,6 +236,13 @@ constexpr const char* kOutputs =
     "quantize_groups_i8. Raises ValueError for other shapes, or if there is no output.";
 
 }  // namespace
+
+rsr::Rotation rotation_of(size_t n, const Array<const float, 1>& factors, size_t block) {
+  require(block >= rsr::kLanes && (block & (block - 1)) == 0 && n % block == 0,
+          "block must be a power of two from 16 on that divides the columns");
+  require(factors.shape(0) == n, "factors must have an entry for each column");
+  return {n, block, factors.data()};
+}
 
 rsr::Activation activation_named(const std::string& name) {
   if (name == "silu") return rsr::Activation::silu;

@@ -53,8 +53,9 @@ rsr::ExpertInput input_named(const std::string& name) {
 class Experts {
  public:
   Experts(std::vector<nb::object> gate, std::vector<nb::object> up, std::vector<nb::object> down,
-          const std::string& activation, const std::string& input, const std::string& down_input)
-      : held_{std::move(gate), std::move(up), std::move(down)} {
+          const std::string& activation, const std::string& input, const std::string& down_input,
+          const Maybe<const float, 1>& down_factors, size_t down_block)
+      : held_{std::move(gate), std::move(up), std::move(down)}, factors_(down_factors) {
     require(!held_[0].empty() && held_[0].size() == held_[1].size() &&
                 held_[0].size() == held_[2].size(),
             "gate, up and down must have a matrix for each expert");
@@ -66,6 +67,8 @@ class Experts {
           {matrix_of(held_[0][e]), matrix_of(held_[1][e]), matrix_of(held_[2][e])});
     layer_.hidden = layer_.experts[0].gate.columns();
     layer_.width = layer_.experts[0].gate.rows();
+    layer_.down_rotation = {layer_.width, 0, nullptr};
+    if (factors_) layer_.down_rotation = rotation_of(layer_.width, *factors_, down_block);
     layer_.group_columns = layer_.down_group_columns = 0;
     layer_.has_dense = layer_.has_dense_down = false;
     for (const rsr::Expert& e : layer_.experts) {
@@ -101,6 +104,7 @@ class Experts {
   }
 
   std::vector<nb::object> held_[3];
+  Maybe<const float, 1> factors_;
   rsr::ExpertLayer layer_;
 };
 
@@ -157,16 +161,20 @@ void bind_experts(nb::module_& m, nb::class_<Program>& program) {
            "weight: (rows, columns), bits of bfloat16 or float16.");
   nb::class_<Experts>(m, "Experts", "The experts of a layer.")
       .def(nb::init<std::vector<nb::object>, std::vector<nb::object>, std::vector<nb::object>,
-                    const std::string&, const std::string&, const std::string&>(),
+                    const std::string&, const std::string&, const std::string&,
+                    const Maybe<const float, 1>&, size_t>(),
            "gate"_a, "up"_a, "down"_a, "activation"_a, "input"_a, "down_input"_a,
+           "down_factors"_a.noconvert().none() = nb::none(), "down_block"_a = 0,
            nb::sig(
                "def __init__(self, gate: collections.abc.Sequence[Ranked | Dense], up: "
                "collections.abc.Sequence[Ranked | Dense], down: collections.abc.Sequence[Ranked | "
-               "Dense], activation: str, input: str, down_input: str) -> None"),
+               "Dense], activation: str, input: str, down_input: str, down_factors: "
+               "numpy.typing.NDArray[numpy.float32] | None = None, down_block: int = 0) -> None"),
            "gate, up: of each expert, (width, hidden). down: (hidden, width). activation: "
            "'silu', 'relu2', 'gelu_tanh' or 'sigmoid'. input, down_input: what the indices among "
            "gate and up, and among down, multiply: 'float32', 'int8' or 'int8-group'; a Dense "
-           "multiplies float32. Raises ValueError for other shapes, for groups of different "
+           "multiplies float32. down_factors, down_block: as of rotate, of the basis of down; None "
+           "if it is the model's. Raises ValueError for other shapes, for groups of different "
            "columns, and for int8-group without an index.");
   bind_step(m, program, "route", &route,
             "The experts of each row with the largest softmax(logits), and these probabilities.\n\n"

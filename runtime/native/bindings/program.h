@@ -10,6 +10,7 @@
 
 #include "bindings/bindings.h"
 #include "ranked.h"
+#include "rotation/rotation.h"
 #include "table.h"
 
 // A token of a language model takes some 300 calls of a few microseconds each. Python between them
@@ -73,6 +74,9 @@ auto pointer(const std::optional<Given>& array) {
 
 // Throws std::invalid_argument for a name that is unknown. decoder.cpp
 rsr::Activation activation_named(const std::string& name);
+
+// Checks that a rotation fits rows of n. decoder.cpp
+rsr::Rotation rotation_of(size_t n, const Array<const float, 1>& factors, size_t block);
 
 // The index of a Ranked; null for any other object. products.cpp
 const rsr::RankedIndex* ranked_index(nb::handle object);

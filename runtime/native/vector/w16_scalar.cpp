@@ -1,64 +1,14 @@
 // Packing w16 in plain C++: the fallback on every processor, and the reference of the other files.
-#include "table.h"
-#include "vector/group_scales.h"
+#include "vector/w16_plain.h"
 
 namespace rsr {
-namespace {
-
-template <class X, class Pattern, class Entry>
-void build_tables(const X* x, const Pattern* patterns, int k, size_t blocks, void* tables) {
-  Entry* t = static_cast<Entry*>(tables);
-  for (size_t b = 0; b < blocks; b++, x += k, t += kPatterns) {
-    for (int p = 0; p < kPatterns; p++) t[p] = 0;
-    for (int d = k; d-- > 0;)
-      for (int p = 0; p < kPatterns; p++)
-        t[p] = static_cast<Entry>(t[p] + patterns[d * kPatterns + p] * x[d]);
-  }
-}
-
-template <class Entry, class Sum>
-void lookup(const RankedRows& rows, const void* tables, Sum* y) {
-  const size_t height = strip_height<W16>(rows.end), count = rows.last - rows.first;
-  const Entry* t = static_cast<const Entry*>(tables);
-  const uint16_t* words = words_of(rows);
-  for (size_t r = 0; r < count; r++) y[r] = 0;
-  for (size_t g = 0; g < rows.columns; g++, words += height, t += W16::kBlocks * kPatterns) {
-    for (size_t r = 0; r < count; r++) {
-      const unsigned w = words[r];
-      y[r] += t[w & 31];
-      y[r] += t[kPatterns + (w >> 5 & 31)];
-      y[r] += t[2 * kPatterns + (w >> 10 & 31)];
-    }
-  }
-}
-
-// Bound: a group's sum fits int32 (columns_end in packing.h).
-template <class Entry, class Sum>
-void lookup_grouped(const RankedRows& rows, const GroupScales& scales, const void* tables,
-                    float* y) {
-  const size_t height = strip_height<W16>(rows.end), count = rows.last - rows.first;
-  const uint16_t* words = words_of(rows);
-  for (size_t r = 0; r < count; r++) y[r] = 0;
-  for (size_t b = 0, g = 0; b < scales.grouping.blocks; g++) {
-    const size_t stop = group_end(scales.grouping, b);
-    Sum sums[W16::kStripRows] = {};
-    for (; b < stop; b++) {
-      const Entry* t = static_cast<const Entry*>(tables) + b * kPatterns;
-      for (size_t r = 0; r < count; r++)
-        sums[r] += t[words[b / W16::kBlocks * height + r] >> 5 * (b % W16::kBlocks) & 31];
-    }
-    for (size_t r = 0; r < count; r++)
-      y[r] += static_cast<float>(sums[r]) * factor_of(scales, g, r);
-  }
-}
-
-}  // namespace
 
 void fill_w16_scalar(KernelTable& table) {
-  table.w16_i8.vector = {sizeof(int16_t) * kPatterns, 0, build_tables<int8_t, int16_t, int16_t>,
-                         lookup<int16_t, int32_t>, lookup_grouped<int16_t, int32_t>};
-  table.w16_f32.vector = {sizeof(float) * kPatterns, 0, build_tables<float, float, float>,
-                          lookup<float, float>, lookup_grouped<float, float>};
+  table.w16_i8.vector = {sizeof(int16_t) * kPatterns, 0,
+                         plain::build_tables<int8_t, int16_t, int16_t>,
+                         plain::lookup<int16_t, int32_t>, plain::lookup_grouped<int16_t, int32_t>};
+  table.w16_f32.vector = {sizeof(float) * kPatterns, 0, plain::build_tables<float, float, float>,
+                          plain::lookup<float, float>, plain::lookup_grouped<float, float>};
 }
 
 }  // namespace rsr

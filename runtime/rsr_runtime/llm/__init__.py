@@ -21,12 +21,14 @@ from .errors import (
     PromptError,
     QueueFullError,
     TemplateError,
+    TruncatedTextWarning,
 )
 from .generate import Generation, Stream
 from .job import Job
 from .likelihood import LogLikelihood
 from .model import ChatPrompt, LanguageModel, load
 from .perplexity import Perplexity
+from .pooling import EmbeddingConfig, read_embedding_config
 from .sampling import Sampling
 from .support import Support, check
 from .tensors import TensorFacts
@@ -39,6 +41,7 @@ __all__ = [
     "ContextFullError",
     "DependencyError",
     "EmbedJob",
+    "EmbeddingConfig",
     "Engine",
     "EngineStats",
     "Generation",
@@ -57,6 +60,8 @@ __all__ = [
     "Support",
     "TemplateError",
     "TensorFacts",
+    "TruncatedTextWarning",
     "check",
     "load",
+    "read_embedding_config",
 ]

@@ -20,6 +20,7 @@ from rsr_formats.architectures import (
     canonical,
     first_class,
     is_tied,
+    nearest,
     of_config,
     takes_int8_activations,
 )
@@ -39,7 +40,9 @@ T = TypeVar("T")
 
 MAX_HEAD_DIM = 4096  # bounds the RoPE tables; the largest known model has 256
 MAX_TAPS = 16  # of a short convolution, as in the native module
-_ADVICE = "Its matrices can still be multiplied one by one"
+_ADVICE = (
+    "docs/llm.md lists what runs; the matrices of other models can still be multiplied one by one"
+)
 LOCAL_THETA = "rope_local_base_freq"
 ACTIVATIONS = {  # hidden_act to kernel
     "silu": "silu",
@@ -286,11 +289,10 @@ def _read(
                 "the file has no config.json, so it is not a whole model: compile the model's "
                 "directory (or GGUF file), not the .safetensors alone"
             )
-        names = (a.gguf_names[0] for a in ARCHITECTURES if a.is_runnable and a.gguf_names)
-        known = ", ".join(dict.fromkeys(names))
+        names = (n for a in ARCHITECTURES if a.is_runnable for n in a.gguf_names)
         raise ModelError(
-            f"the GGUF file has architecture {shown(name)}, which is not supported; known are "
-            f"{known}. {_ADVICE}"
+            f"the GGUF file has architecture {shown(name)}, which is not supported"
+            f"{_missing(name) or nearest(name, names)}. {_ADVICE}"
         )
     values = read_json(files, "config.json")
     return values, _architecture(values), read_generation_config(files)
@@ -441,12 +443,13 @@ def _architecture(config: Mapping[str, Any]) -> Architecture:
     if found is not None and found.is_runnable:
         return found
     named = first_class(config) or config.get("model_type")
-    known = ", ".join(a.name for a in ARCHITECTURES if a.is_runnable)
-    why = f": it has {MISSING[named]}" if isinstance(named, str) and named in MISSING else ""
-    raise ModelError(
-        f"config.json: architecture {shown(named)} is not supported{why}; known are {known}. "
-        f"{_ADVICE}"
-    )
+    why = _missing(named) or nearest(named, (a.name for a in ARCHITECTURES if a.is_runnable))
+    raise ModelError(f"config.json: architecture {shown(named)} is not supported{why}. {_ADVICE}")
+
+
+def _missing(named: object) -> str:
+    """Say what an architecture has that is not supported; "" if it is not known."""
+    return f": it has {MISSING[named]}" if isinstance(named, str) and named in MISSING else ""
 
 
 def _modules(entries: object) -> ModulesToNotConvert:

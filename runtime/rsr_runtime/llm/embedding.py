@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
 from time import perf_counter
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from .kv_cache import KVCache
 from .pooling import Pooler, Pooling, normalized
 
 _TURN = 64  # tokens that a request gets before the next one has its turn
+_LEAST_SAVED = 64  # tokens that need not be computed again, for which another pass pays
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class EmbedJob:
         dimensions: how many of a vector's dimensions to keep, the first ones; None: all.
         normalize: whether vectors get length 1; None: as the model says.
         pooling: one of `MODES`; None: as the model says.
+        truncate: whether texts that are too long for the model are cut, as sentence-transformers
+            does, or refused. Tokens are refused.
     """
 
     texts: Sequence[str | Sequence[int] | npt.NDArray[np.integer]]
@@ -38,6 +43,7 @@ class EmbedJob:
     dimensions: int | None = None
     normalize: bool | None = None
     pooling: str | None = None
+    truncate: bool = False
 
 
 class EmbeddingText:
@@ -47,9 +53,39 @@ class EmbeddingText:
         self.ids = ids
         self.needs_all = pooling.needs_all
         # The last token belongs to the text, whatever precedes it.
-        self.pooler = Pooler(pooling, prompt_tokens if self.needs_all else 0)
+        self.skipped = prompt_tokens if self.needs_all else 0
+        self.pooler = Pooler(pooling, self.skipped)
         self.cache: KVCache | None = None  # while it is computed
-        self.done = 0  # tokens that were computed
+        self.done = 0  # tokens whose states are known
+        self._pooling = pooling
+        self._beginning: EmbeddingText | None = None
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether the states of all tokens are known."""
+        return self.done == len(self.ids)
+
+    def beginning(self, length: int) -> EmbeddingText:
+        """Return the first tokens as a text of its own, for `follow`."""
+        return EmbeddingText(self.ids[:length], self._pooling, self.skipped)
+
+    def follow(self, beginning: EmbeddingText) -> None:
+        """Take over the states of a text that this one begins with, all of which are computed."""
+        self._beginning = beginning
+        self.done = len(beginning.ids)
+        self.pooler = deepcopy(beginning.pooler)
+
+    def reserve(self, create: Callable[[int], KVCache]) -> None:
+        """Make the cache, unless there is one.
+
+        Raises:
+            CacheMemoryError: there is not enough memory.
+        """
+        if self.cache is None:
+            self.cache = create(len(self.ids))
+            if self._beginning is not None:
+                assert self._beginning.cache is not None
+                self.cache.copy_prefix(self._beginning.cache, self.done)
 
 
 class Embeddings:
@@ -58,14 +94,52 @@ class Embeddings:
     Attributes:
         texts: in the order of the request.
         waiting: those whose computation has not ended.
+        beginning: what all texts begin with, if it is computed once.
         tokens: number of tokens of all.
+        truncated: how many tokens texts had that were cut, by their numbers.
     """
 
-    def __init__(self, texts: Sequence[EmbeddingText], dimensions: int, normalizes: bool) -> None:
+    def __init__(
+        self,
+        texts: Sequence[EmbeddingText],
+        dimensions: int,
+        normalizes: bool,
+        truncated: Mapping[int, int] = MappingProxyType({}),
+    ) -> None:
+        self.truncated = truncated
         self.texts = tuple(texts)
         self.waiting = deque(self.texts)
+        self.beginning: EmbeddingText | None = None
         self.tokens = sum(len(text.ids) for text in texts)
         self._dimensions, self._normalizes = dimensions, normalizes
+
+    @property
+    def done(self) -> int:
+        """Number of tokens whose states are known."""
+        return sum(text.done for text in self.texts)
+
+    @property
+    def line(self) -> deque[EmbeddingText]:
+        """The texts to compute next: what all begin with, else those that are waiting."""
+        first = self.beginning
+        return deque(self.waiting if first is None or first.is_computed else [first])
+
+    def proceed(self) -> None:
+        """Let all texts follow their beginning, once it is computed."""
+        if self.beginning is not None and self.beginning.is_computed:
+            for text in self.texts:
+                if not text.done:
+                    text.follow(self.beginning)
+
+    def shared(self) -> int:
+        """Return how many tokens all texts begin with; the last one of a text is its own."""
+        ids = [text.ids for text in self.texts]
+        if len({text.skipped for text in self.texts}) > 1:
+            return 0
+        first, last = min(ids), max(ids)  # in the order of a dictionary
+        most = min(map(len, ids)) - 1
+        pairs = zip(first[:most], last[:most], strict=True)
+        return next((i for i, (a, b) in enumerate(pairs) if a != b), most)
 
     def vectors(self) -> FloatArray:
         """Return the vectors, float32 (texts, dimensions)."""
@@ -78,7 +152,9 @@ class Embeddings:
 class EmbeddingPasses:
     """Computes the texts of requests. Each pass takes tokens of several texts, in turns.
 
-    A text has a KV cache of its own length, and only until all its tokens are computed.
+    A text has a KV cache of its own length, and only until all its tokens are computed. What all
+    texts of a request begin with, such as an instruction, is computed once and copied, where that
+    saves more than the pass that it takes.
 
     Args:
         decoder: computes the passes.
@@ -97,14 +173,21 @@ class EmbeddingPasses:
 
     def add(self, request: Embeddings) -> None:
         """Append a request, which has at least one text."""
+        length = request.shared()
+        variants = {self._decoder.rope_variant(len(text.ids)) for text in request.texts}
+        if length * (len(request.texts) - 1) >= _LEAST_SAVED and variants == {
+            self._decoder.rope_variant(length)
+        }:
+            request.beginning = request.texts[0].beginning(length)
         self._requests.append(request)
 
     def remove(self, request: Embeddings) -> None:
         """Forget a request, which may have ended."""
         if request in self._requests:
             self._requests.remove(request)
-            for text in request.waiting:
-                self._release(text)
+            for text in (request.beginning, *request.waiting):
+                if text is not None:
+                    self._release(text)
 
     def step(self, rows: int = MAX_ROWS) -> EmbeddingPass:
         """Run one pass.
@@ -123,18 +206,18 @@ class EmbeddingPasses:
             chosen = self._choose(rows)
         if not chosen:
             return EmbeddingPass(0, 0.0, [], [], failed)
+        computed = [request for request in self._requests if request.line[0] in chosen]
         with self._decoder.turn():
             start = perf_counter()
             self._run(chosen)
             seconds = perf_counter() - start
-        computed, ended = [], []
+        ended = []
         for request in list(self._requests):
-            if request.waiting[0] in chosen:
-                computed.append(request)
-            while request.waiting and request.waiting[0].done == len(request.waiting[0].ids):
+            request.proceed()
+            while request.waiting and request.waiting[0].is_computed:
                 self._release(request.waiting.popleft())
             if not request.waiting:
-                self._requests.remove(request)
+                self.remove(request)
                 ended.append(request)
         return EmbeddingPass(sum(chosen.values()), seconds, computed, ended, failed)
 
@@ -143,17 +226,16 @@ class EmbeddingPasses:
     ) -> tuple[Embeddings, CacheMemoryError] | None:
         """Give texts their caches; return the request of one that there is no memory for."""
         for text in chosen:
-            if text.cache is None:
-                try:
-                    text.cache = self._create(len(text.ids))
-                except CacheMemoryError as error:
-                    return next(r for r in self._requests if text in r.waiting), error
+            try:
+                text.reserve(self._create)
+            except CacheMemoryError as error:
+                return next(r for r in self._requests if text in r.line), error
         return None
 
     def _choose(self, rows: int) -> dict[EmbeddingText, int]:
         """Return texts and how many tokens of each to compute: requests take turns."""
         chosen: dict[EmbeddingText, int] = {}
-        lines = deque(deque(r.waiting) for r in islice(self._requests, self._most))
+        lines = deque(request.line for request in islice(self._requests, self._most))
         while rows and lines:
             line = lines.popleft()
             text, taken = line[0], chosen.get(line[0], 0)
@@ -183,7 +265,7 @@ class EmbeddingPasses:
             text.done += count
             if text.needs_all:
                 text.pooler.add(self._decoder.states(hidden[first:end]))
-            elif text.done == len(text.ids):
+            elif text.is_computed:
                 text.pooler.add(self._decoder.states(hidden[end - 1 : end]))
 
     def _release(self, text: EmbeddingText) -> None:

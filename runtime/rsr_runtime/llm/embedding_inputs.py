@@ -48,19 +48,23 @@ class EmbeddingInputs:
             whole_number("dimensions", job.dimensions, 1, dimension, "the dimensions of the model")
         prompt = self._prompt(job)
         skipped = 0 if pooling.includes_prompt or not prompt else self._prompt_tokens(prompt)
-        texts = []
+        texts: list[EmbeddingText] = []
+        truncated: dict[int, int] = {}
         for number, text in enumerate(prompt_list(job.texts, "give [text], a list with one text")):
             if isinstance(text, str):
                 tokens, before = self._tokenizer().encode(prompt + text), skipped
+                if job.truncate and self._embedding is not None and len(tokens) > self._longest:
+                    truncated[number] = len(tokens)
+                    tokens = self._tokenizer().cut(prompt + text, self._longest)
             else:
                 tokens, before = token_ids(text), 0
-            if len(tokens) <= before:
+            if not len(text) or len(tokens) <= before:
                 raise PromptError(f"text {number} is empty: it has no tokens to embed")
             check_vocabulary(tokens, self._config.vocab_size)
             self._check_length(number, len(tokens))
             texts.append(EmbeddingText(tokens, pooling, before))
         normalizes = pooling.normalizes if job.normalize is None else job.normalize
-        return Embeddings(texts, job.dimensions or dimension, normalizes)
+        return Embeddings(texts, job.dimensions or dimension, normalizes, truncated)
 
     def _prompt(self, job: EmbedJob) -> str:
         """Return what precedes each text, "" for nothing."""
@@ -83,11 +87,15 @@ class EmbeddingInputs:
         tokens = self._tokenizer().encode(prompt)
         return len(tokens) - bool(tokens and self._tokenizer().is_special(tokens[-1]))
 
-    def _check_length(self, number: int, tokens: int) -> None:
-        """Check that a text fits the context, and what the model was made for."""
+    @property
+    def _longest(self) -> int:
+        """The most tokens of a text that the model was made for."""
         own = None if self._embedding is None else self._embedding.max_tokens
         limit = self._config.max_position_embeddings
-        limit = limit if own is None else min(own, limit)
-        most = min(limit, self._context)
+        return limit if own is None else min(own, limit)
+
+    def _check_length(self, number: int, tokens: int) -> None:
+        """Check that a text fits the context, and what the model was made for."""
+        most = min(self._longest, self._context)
         if tokens > most:
-            raise TextTooLongError(number, tokens, most, limit)
+            raise TextTooLongError(number, tokens, most, self._longest)

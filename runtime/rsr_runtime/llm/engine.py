@@ -283,6 +283,7 @@ class _RunningEmbedding(_Submitted):
     def __init__(self, embeddings: Embeddings, stream: JobStream) -> None:
         super().__init__(embeddings.tokens, stream)
         self.embeddings = embeddings
+        self.seconds = 0.0  # of the passes so far
 
 
 class _JobText:
@@ -553,11 +554,12 @@ class _Worker:
         self._totals.prompt_seconds += done.seconds
         for embeddings in done.computed:
             job = self._embedded[embeddings]
+            job.seconds += done.seconds
             if job.started is None:
                 self._start(job, 0)
         for embeddings in done.ended:
             job = self._embedded[embeddings]
-            self._put(job, Embedded(embeddings.vectors()))
+            self._put(job, Embedded(embeddings.vectors(), job.seconds))
             self._end(job, Finished())
 
     def _count(self, done: Pass[_JobText]) -> None:

@@ -85,6 +85,10 @@ class TextTooLongError(PromptError):
         return type(self), (self.number, self.tokens, self.most, self.limit)
 
 
+class TruncatedTextWarning(UserWarning):
+    """Texts to embed were cut to the most tokens that the model takes."""
+
+
 class CacheMemoryError(OptionError):
     """There is not enough memory for a KV cache."""
 

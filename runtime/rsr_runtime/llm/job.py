@@ -127,9 +127,11 @@ class Embedded:
 
     Attributes:
         vectors: float32 (texts, dimensions).
+        seconds: of the passes that computed them, together with texts of other jobs.
     """
 
     vectors: npt.NDArray[np.float32]
+    seconds: float
 
 
 @dataclass(frozen=True)

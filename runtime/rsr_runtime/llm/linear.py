@@ -70,7 +70,7 @@ class Linear:
         """Columns that are quantized together; 0: all of a row; None: the layer takes float32."""
         if self.activations == "int8-group":
             assert isinstance(self.weight, Matrix)
-            return self.weight.index.step_columns
+            return self.weight.step_columns
         return 0 if self.activations == "int8" else None
 
     @property
@@ -181,6 +181,18 @@ class LinearGroup:
         """Return the buffers of one form."""
         return self._buffers(prefix, form.group_columns is None, form.group_columns, rows)
 
+    def record_inputs(
+        self, program: _native.Program, phase: int, rows: int
+    ) -> dict[Form, QuantizedInputs]:
+        """Add the conversion of `inputs(rows)`, and return it in each form that a layer takes."""
+        x = self.inputs(rows)
+        inputs = {self._first: x, _FLOATS: x}
+        for i, form in enumerate(self._forms):
+            if form not in inputs:
+                inputs[form] = self._input_in(f"{i} ", form, rows)
+                _convert(program, phase, x.for_floats(), form, inputs[form])
+        return inputs
+
     def record(self, program: _native.Program, phase: int, rows: int) -> list[FloatArray]:
         """Add the products with `inputs(rows)` to a program.
 
@@ -195,11 +207,7 @@ class LinearGroup:
         x, take = self.inputs(rows), self._workspace.take
         y = [take(f"y{i}", rows, layer.weight.shape[0]) for i, layer in enumerate(self._layers)]
         recorder = _Recorder(program, phase)
-        inputs = {self._first: x, _FLOATS: x}
-        for i, form in enumerate(self._forms):
-            if form not in inputs:
-                inputs[form] = self._input_in(f"{i} ", form, rows)
-                _convert(program, phase, x.for_floats(), form, inputs[form])
+        inputs = self.record_inputs(program, phase, rows)
         for form in self._forms:
             indexed = [
                 (layer.weight, to)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats import __version__
-from rsr_formats.text import counted
+from rsr_formats.text import counted, listed
 
 from ..cpu import cpu_info
 from ..errors import OptionError
@@ -42,6 +43,7 @@ from .errors import (
     NoHeadError,
     NoTemplateError,
     PromptError,
+    TruncatedTextWarning,
 )
 from .generate import EncodedPrompt, Generation, StopCriteria, Stream, generate_all
 from .kv_cache import KVCache
@@ -60,6 +62,7 @@ from .weights import Weights, collect
 DEFAULT_CONTEXT = 4096  # positions, or the model's limit if that is lower
 DEFAULT_WINDOW = 512  # tokens in a window of `perplexity`
 _BATCH_BYTES = 1 << 30  # of the keys and values of `log_likelihoods`, unless one text needs more
+_MAX_LISTED = 5  # texts that a warning names
 
 # What a further row of a pass costs, in passes of one row, where speculation must not measure it.
 _ASSUMED_COST = 0.6
@@ -497,12 +500,14 @@ class LanguageModel:
         dimensions: int | None = None,
         normalize: bool | None = None,
         pooling: str | None = None,
+        truncate: bool = True,
         progress: Progress | None = None,
     ) -> npt.NDArray[np.float32]:
         """Return a vector for each text, as sentence-transformers computes them.
 
         The model's modules.json and 1_Pooling/config.json say how the states of a text's tokens
-        become one vector. Passes compute several texts at once.
+        become one vector. Passes compute several texts at once. What many texts begin with, such as
+        an instruction, is computed once.
 
         Args:
             texts: texts, or the tokens of each, which include those that the tokenizer adds.
@@ -515,6 +520,9 @@ class LanguageModel:
             normalize: whether vectors get length 1, after they were cut; None: as the model says.
             pooling: "lasttoken", "mean", "cls", "max", "mean_sqrt_len_tokens" or "weightedmean";
                 None: as the model says.
+            truncate: cut texts that have more tokens than the model was made for, as
+                sentence-transformers does, and warn (`TruncatedTextWarning`). False, and for
+                tokens, and if the model does not say how it embeds texts: refuse them.
             progress: called with the number of tokens computed so far and the number of all.
 
         Returns:
@@ -522,26 +530,25 @@ class LanguageModel:
 
         Raises:
             NoPoolingError: the model does not say how it pools, and `pooling` is None.
-            PromptError: `texts` is a single text, or one has no tokens or a token outside the
-                vocabulary, or does not fit the context.
+            PromptError: `texts` is a single text, or one is empty, has a token outside the
+                vocabulary or does not fit the context.
             OptionError: another argument has a value that it cannot have, or there is not enough
                 memory.
             ClosedError: the model was closed.
         """
-        job = EmbedJob(texts, prompt, prompt_name, dimensions, normalize, pooling)
+        job = EmbedJob(texts, prompt, prompt_name, dimensions, normalize, pooling, truncate)
         embeddings = self.prepared_embeddings(job)
+        if embeddings.truncated:
+            warnings.warn(_cut(embeddings), TruncatedTextWarning, stacklevel=2)
         passes = self.new_embedding_passes(1)
         if embeddings.texts:
             passes.add(embeddings)
-        done = 0
         try:
             while passes:
-                computed = passes.step()
-                for _, error in computed.failed:
+                for _, error in passes.step().failed:
                     raise error
-                done += computed.rows
                 if progress is not None:
-                    progress(done, embeddings.tokens)
+                    progress(embeddings.done, embeddings.tokens)
         finally:
             passes.remove(embeddings)
         return embeddings.vectors()
@@ -727,6 +734,16 @@ class LanguageModel:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _cut(embeddings: Embeddings) -> str:
+    """Say which texts were cut."""
+    texts = [f"text {i} has {tokens:,}" for i, tokens in embeddings.truncated.items()]
+    most = len(embeddings.texts[next(iter(embeddings.truncated))].ids)
+    return (
+        f"{counted(len(texts), 'text')} cut to {most:,} tokens, the most that the model was made "
+        f"for: {listed(texts, _MAX_LISTED)}"
+    )
 
 
 def load(

@@ -64,7 +64,7 @@ class EmbeddingConfig:
         pooling: the rule of pooling.
         prompts: texts that are put before a text, by name.
         default_prompt: name of the prompt of texts for which none is asked, or None.
-        max_tokens: the most tokens of a prompt and a text, or None.
+        max_tokens: the most tokens of a prompt and a text, None: what the decoder takes.
     """
 
     pooling: Pooling
@@ -103,7 +103,7 @@ def read_embedding_config(files: Mapping[str, bytes], hidden_size: int) -> Embed
     return EmbeddingConfig(
         _pooling(read_json(files, _POOLING), hidden_size, kinds[2:] == ["Normalize"]),
         *_prompts(own),
-        _max_tokens(limit),
+        _max_tokens(limit) or _tokenizer_limit(read_json(files, "tokenizer_config.json")),
     )
 
 
@@ -178,6 +178,12 @@ def _max_tokens(values: Mapping[str, Any]) -> int | None:
             "whole number"
         )
     return found
+
+
+def _tokenizer_limit(values: Mapping[str, Any]) -> int | None:
+    """Return what stands for `max_seq_length` where it is absent; some files have a huge float."""
+    found = values.get("model_max_length")
+    return found if type(found) is int and found > 0 else None
 
 
 def asked_pooling(mode: str | None, config: EmbeddingConfig | None) -> Pooling | None:

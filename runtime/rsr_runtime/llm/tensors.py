@@ -6,21 +6,29 @@ Nothing is read of the tensors themselves, so this also judges a checkpoint befo
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rsr_formats import records
-from rsr_formats.architectures import PREFIXES, DecoderNames, other_prefix
+from rsr_formats.architectures import MIXERS, PREFIXES, DecoderNames, other_prefix
+from rsr_formats.experts import EXPERTS
 from rsr_formats.keys import review_tensors
 from rsr_formats.records import FLOAT_DTYPES, MAX_QUANTIZED_COLUMNS
 from rsr_formats.text import listed
 
 from ..model import Model
 from .config import Config
+from .layer_settings import LayerSettings
 from .layers.declared import DeclaredLinear
 from .layers.layer import declared
 
 ROPE_FACTORS = "rope_freqs.weight"  # its name in GGUF files of Llama 3.1 and later
+_NUMBER = re.compile(r"\.[0-9]+")
+_EXPERT = re.compile(rf"(.*layers\.[0-9]+\.){re.escape(EXPERTS)}\.([0-9]+)\.", re.DOTALL)
+# Beginnings of names that tell the kinds of layers apart.
+_PARTS = (*MIXERS.values(), f"{EXPERTS}.", "mlp.gate_proj.")
+_PART = re.compile(rf".*?layers\.[0-9]+\.(?:{'|'.join(map(re.escape, _PARTS))})", re.DOTALL)
 _MAX_LISTED = 40  # problems that a message lists
 _MAX_EXPERTS_LISTED = 3  # missing matrices of a layer that a problem names
 _MAX_PROBLEMS = 10_000  # to stop early if a config claims a million layers
@@ -36,6 +44,7 @@ class TensorFacts:
         has_groups: whether groups of columns have their own scales.
         layout: how the source stored a matrix (formats/SPEC.md); "" for a dense tensor.
         is_permuted: whether a matrix is in encoding permuted.
+        is_rotated: whether it is in a rotated basis.
     """
 
     shape: tuple[int, ...]
@@ -43,13 +52,16 @@ class TensorFacts:
     has_groups: bool = False
     layout: str = ""
     is_permuted: bool = False
+    is_rotated: bool = False
 
     @classmethod
     def of_record(cls, t: records.Tensor) -> TensorFacts:
         """Return the facts of a tensor in the header of a file."""
+        is_rotated = t.rotation is not None
         if isinstance(t, records.DenseTensor):
-            return cls(t.shape, t.dtype)
-        return cls(t.shape, None, t.is_grouped, t.source.layout, t.encoding == "permuted")
+            return cls(t.shape, t.dtype, is_rotated=is_rotated)
+        is_permuted = t.encoding == "permuted"
+        return cls(t.shape, None, t.is_grouped, t.source.layout, is_permuted, is_rotated)
 
 
 class ModelFacts(Mapping[str, TensorFacts]):
@@ -61,17 +73,7 @@ class ModelFacts(Mapping[str, TensorFacts]):
     def __getitem__(self, name: str) -> TensorFacts:
         if name not in self._model:
             raise KeyError(name)  # without a search for similar names: many may be missing
-        if self._model.is_indexed(name):
-            matrix = self._model.matrix(name)
-            return TensorFacts(
-                matrix.shape,
-                None,
-                matrix.group_columns < matrix.shape[1],
-                matrix.layout,
-                matrix.encoding == "permuted",
-            )
-        dense = self._model.dense(name)
-        return TensorFacts(dense.shape, dense.dtype)
+        return TensorFacts.of_record(self._model.record(name))
 
     def __contains__(self, name: object) -> bool:
         return name in self._model
@@ -112,11 +114,19 @@ def is_bitlinear(config: Config, tensors: Container[str], module: str) -> bool:
 
 
 def in_words(problems: Sequence[str], config: Config) -> str:
-    """Return one message for all problems."""
-    text = listed(problems, _MAX_LISTED, separator="; ")
+    """Return one message for all problems; those that differ in numbers of layers are one."""
+    alike: dict[str, list[str]] = {}
+    for problem in problems:
+        alike.setdefault(_NUMBER.sub(".0", problem), []).append(problem)
+    text = listed([_first_of(kind) for kind in alike.values()], _MAX_LISTED, separator="; ")
     return (
         f"the tensors are not those that config.json ({config.architecture.name}) describes: {text}"
     )
+
+
+def _first_of(problems: Sequence[str]) -> str:
+    more = len(problems) - 1
+    return problems[0] if not more else f"{problems[0]} (and {more:,} more like this)"
 
 
 class _Checker:
@@ -126,6 +136,7 @@ class _Checker:
         self._tensors = tensors
         self._config = config
         self._names = DecoderNames.find(tensors)
+        self._parts = {match[0] for name in tensors if (match := _PART.match(name)) is not None}
         self.problems: list[str] = []
 
     def check(self) -> None:
@@ -141,6 +152,11 @@ class _Checker:
             self.problems.append(
                 f"num_experts is {c.experts.num_experts}, but there are only "
                 f"{len(self._tensors)} tensors"
+            )
+            return
+        if c.experts is not None and (count := self._experts()) not in (0, c.experts.num_experts):
+            self.problems.append(
+                f"num_experts is {c.experts.num_experts}, but a layer has {count} experts"
             )
             return
         self.problems += review_tensors(c.settings, without_scales(self._tensors)).refused
@@ -191,21 +207,47 @@ class _Checker:
                 f"expected at most {MAX_QUANTIZED_COLUMNS}"
             )
 
+    def _experts(self) -> int:
+        """Return how many experts a layer has at most."""
+        numbers: dict[str, set[str]] = {}
+        for name in self._tensors:
+            if (match := _EXPERT.match(name)) is not None:
+                numbers.setdefault(match[1], set()).add(match[2])
+        return max(map(len, numbers.values()), default=0)
+
+    def _is_other_kind(self, prefix: str, settings: LayerSettings) -> bool:
+        """Report a layer that has another mixer or MLP than config.json says."""
+        kinds = [(tuple(MIXERS.values()), MIXERS[settings.mixer], "layer_types")]
+        if self._config.experts is not None:
+            of_mlp = {"experts": f"{EXPERTS}.", "mlp": "mlp.gate_proj."}
+            keys = "decoder_sparse_step and mlp_only_layers"
+            kinds.append((tuple(of_mlp.values()), of_mlp[settings.mlp], keys))
+        for parts, expected, keys in kinds:
+            found = [part for part in parts if f"{prefix}{part}" in self._parts]
+            if found and expected not in found:
+                self.problems.append(
+                    f"{prefix.removesuffix('.')} has {found[0]}*, but by {keys} it would have "
+                    f"{expected}*"
+                )
+                return True
+        return False
+
     def _layer(self, prefix: str, number: int) -> None:
+        if self._is_other_kind(prefix, self._config.layer(number)):
+            return
         every = list(declared(self._config, self._config.layer(number)))
-        missing = [
-            one.name
-            for one in every
-            if isinstance(one, DeclaredLinear) and one.share < 1
-            if f"{prefix}{one.name}.weight" not in self._tensors
-        ]
+        experts = [one.name for one in every if one.name.startswith(f"{EXPERTS}.")]
+        missing = [name for name in experts if f"{prefix}{name}.weight" not in self._tensors]
         if missing:
             names = listed([f"{name}.weight" for name in missing], _MAX_EXPERTS_LISTED)
             self.problems.append(f"experts of {prefix.removesuffix('.')} are missing: {names}")
             every = [one for one in every if one.name not in missing]
+            experts = [name for name in experts if name not in missing]
+        for name in experts:
+            self._expert(prefix + name)
+        for kind in (".down_proj", (".gate_proj", ".up_proj")):
+            self._basis([prefix + name for name in experts if name.endswith(kind)])
         for one in every:
-            if isinstance(one, DeclaredLinear) and one.share < 1:
-                self._expert(prefix + one.name)
             if isinstance(one, DeclaredLinear):
                 self._linear(prefix + one.name, one)
             else:
@@ -214,7 +256,18 @@ class _Checker:
     def _expert(self, name: str) -> None:
         if self._tensors[f"{name}.weight"].is_permuted:
             self.problems.append(
-                f"{name}.weight is in encoding permuted, and experts run in encoding ranked only"
+                f"{name}.weight is in encoding permuted, and experts run in encoding ranked only: "
+                "compile without --encoding permuted"
+            )
+
+    def _basis(self, experts: Sequence[str]) -> None:
+        """Check that experts that multiply the same inputs are in one basis."""
+        rotated = [name for name in experts if self._tensors[f"{name}.weight"].is_rotated]
+        if rotated and len(rotated) < len(experts):
+            other = next(name for name in experts if name not in set(rotated))
+            self.problems.append(
+                f"{rotated[0]}.weight is in a rotated basis and {other}.weight is not, expected "
+                "one basis of all experts of a layer"
             )
 
     def _linear(self, name: str, declared: DeclaredLinear) -> None:

@@ -9,9 +9,10 @@ from starlette.types import Receive
 
 from ..errors import OptionError
 from ..llm.embedding import EmbedJob
+from ..llm.errors import ModelError
 from ..llm.job import Embedded, Started
 from .endpoint import collected, unless_gone
-from .errors import refused
+from .errors import ApiError, refused
 from .jobs import Jobs
 from .schema import Embedding, EmbeddingRequest, EmbeddingResponse, EmbeddingUsage
 from .server import Server
@@ -27,7 +28,10 @@ async def embed(server: Server, request: EmbeddingRequest, receive: Receive) -> 
         ApiError: the request is refused, or it failed.
     """
     inputs = _inputs(request)
-    is_asked = server.model.embedding is None and server.embeddings
+    try:
+        is_asked = server.model.embedding is None and server.embeddings
+    except ModelError as error:  # its other endpoints work
+        raise ApiError(400, str(error), code="no_pooling") from None
     async with Jobs(server, "input") as jobs:
         job = EmbedJob(
             inputs,

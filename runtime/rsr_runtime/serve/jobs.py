@@ -21,6 +21,7 @@ from ..llm.errors import (
     QueueFullError,
 )
 from ..llm.job import (
+    Embedded,
     Event,
     Failed,
     Finished,
@@ -175,6 +176,8 @@ class Jobs(AsyncIterator[list[Numbered]]):
             if event.text_index == 0:
                 metrics.prompt_seconds += event.generation.prompt_seconds
             metrics.predicted_seconds += event.generation.seconds
+        elif isinstance(event, Embedded):
+            metrics.prompt_seconds += event.seconds
         return False
 
 

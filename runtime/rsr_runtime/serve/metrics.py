@@ -41,9 +41,10 @@ class Metrics:
     The engine's thread counts tokens and seconds, that of the event loop counts responses.
 
     Attributes:
-        prompt_tokens: tokens of prompts.
+        prompt_tokens: tokens of prompts, and of texts that were embedded.
         cached_tokens: how many of these were not computed again.
-        prompt_seconds: seconds until first tokens, without the time in the queue.
+        prompt_seconds: seconds until first tokens, without the time in the queue, and seconds of
+            embedding.
         predicted_tokens: generated tokens.
         predicted_seconds: seconds of texts after their first token.
         first_token: seconds from request to first token.

@@ -72,8 +72,8 @@ def serve(
         _check_origin(origin)
     access = Access(host, api_keys, origins)
     check_access(access, insecure)
-    if not model.config.architecture.has_head:
-        _ = model.embedding  # there is nothing else that it can do
+    if embeddings or not model.config.architecture.has_head:
+        _ = model.embedding  # raises ModelError before the first request
     with bind(host, port) as bound:
         model.use_huge_pages()
         url = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"

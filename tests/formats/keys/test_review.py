@@ -84,6 +84,17 @@ def test_an_unsupported_key_is_refused_unless_neutral(key: str, value: Any, neut
     assert refused(**{key: neutral}) == ()
 
 
+def test_settings_that_ask_for_the_same_are_one_reason() -> None:
+    experts = {"num_experts": 4, "moe_intermediate_size": 32}
+    [reason] = refused(LLAMA, **experts, num_experts_per_tok=2)
+    assert reason.startswith(
+        "config.json: num_experts is 4, moe_intermediate_size is 32, num_experts_per_tok is 2, "
+        "which are not supported (a mixture"
+    )
+    exported = review({**LLAMA, "layer_types": ["mamba", "mamba"]}, {}, own_keys=False).refused
+    assert exported[0].startswith("config.json: layer_types is a list of 'mamba', which is not")
+
+
 def test_truth_is_not_one() -> None:
     assert refused(logits_scaling=True)
     assert refused(is_encoder_decoder=0)
@@ -119,14 +130,14 @@ def test_nothing_is_judged_where_the_architecture_cannot_be_run() -> None:
         (LLAMA, {"use_sliding_window": True}, True),
         (LLAMA, {"layer_types": ["full_attention", "sliding_attention"]}, True),
         (LLAMA, {"layer_types": ["full_attention"] * 2}, False),
-        (LLAMA, {"layer_types": "full_attention"}, True),
+        (LLAMA, {"layer_types": "full_attention"}, False),  # refused by the reader of layers
         (QWEN3, {"sliding_window": 128, "use_sliding_window": True, "max_window_layers": 2}, False),
         (QWEN3, {"sliding_window": 128, "layer_types": ["sliding_attention"] * 4}, False),
         (MISTRAL, {"sliding_window": 128}, False),
         (MISTRAL, {"sliding_window": 128, "use_sliding_window": True}, True),  # it does not read it
         (MISTRAL, {"no_rope_layers": [1, 1]}, True),
         (SMOLLM3, {"no_rope_layers": [1, 0], "no_rope_layer_interval": 4}, False),
-        (QWEN3, {"layer_types": ["linear_attention"] * 4}, True),
+        (QWEN3, {"layer_types": ["linear_attention"] * 4}, False),  # likewise
         (QWEN3, {"use_qk_norm": True}, False),
         (LLAMA, {"use_qk_norm": True}, True),
     ],

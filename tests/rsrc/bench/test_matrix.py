@@ -172,8 +172,13 @@ def test_file_with_scales_of_groups(tmp_path: Path) -> None:
 def test_isas_that_differ_only_for_batches_are_not_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    isas = ["amx", "avx512vnni", "avx512", "avx2", "scalar"]
-    for used, expected in (("amx", ["amx", "avx2", "scalar"]), ("avx2", ["avx2", "amx", "scalar"])):
+    x86 = ["amx", "avx512vnni", "avx512", "avx2", "scalar"]
+    arm = ["neon_i8mm", "neon_dotprod", "neon", "scalar"]
+    for isas, used, expected in (
+        (x86, "amx", ["amx", "avx2", "scalar"]),
+        (x86, "avx2", ["avx2", "amx", "scalar"]),
+        (arm, "neon_i8mm", ["neon_i8mm", "scalar"]),
+    ):
         info = {"isa": used, "supported_isas": isas}
         monkeypatch.setattr(rsr, "cpu_info", lambda info=info: info)
         assert distinct_isas() == expected

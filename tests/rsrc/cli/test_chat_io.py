@@ -69,6 +69,18 @@ def test_undo_and_regen(plain: Path) -> None:
     assert "no message to answer" in refused(rsrc("chat", plain, "--system", "x", stdin="/regen\n"))
 
 
+def test_unknown_commands_in_a_pipe_are_passed_over(plain: Path) -> None:
+    """A line after one is answered; a command that fails ends everything."""
+    hello, more = answers(plain, "Hello", "And?")
+    result = rsrc("chat", plain, "-n", 6, stdin="Hello\n/foo\n/RESET\n/undo now\nAnd?\n")
+    assert (result.exit_code, result.stdout) == (0, f"{hello}\n{more}\n")
+    assert result.stderr.splitlines() == [
+        "rsrc: unknown command /foo; /help lists all",
+        "rsrc: unknown command /RESET: commands are lowercase, /reset; /help lists them",
+        "rsrc: /undo takes no argument; /help lists the commands",
+    ]
+
+
 def test_save_and_load(plain: Path, tmp_path: Path) -> None:
     file = tmp_path / "a b.json"
     hello, more = answers(plain, "Hello", "And?", system="Sort é.")

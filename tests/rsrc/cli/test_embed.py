@@ -51,6 +51,13 @@ def test_options(encoder: Path) -> None:
     np.testing.assert_array_equal([json.loads(line)], expected)
 
 
+def test_texts_that_are_cut_are_named(encoder: Path) -> None:
+    found = rsrc("embed", encoder, "a", "b " * 130)
+    assert len(done(found).splitlines()) == 2
+    said = "rsrc: 1 text cut to 250 tokens, the most that the model was made for: text 1 has 261\n"
+    assert found.stderr == said
+
+
 def test_refused(encoder: Path, language_models: LanguageModels, tmp_path: Path) -> None:
     model = language_models.path("bitnet-2b")
     assert "does not say how to pool the states" in refused(rsrc("embed", model, "a"))
@@ -62,10 +69,17 @@ def test_refused(encoder: Path, language_models: LanguageModels, tmp_path: Path)
     for wrong in (
         ["a", "--file", encoder],
         ["a", "--prompt", "b", "--prompt-name", "c"],
-        ["a", "-o", tmp_path / "v", "--json"],
+        ["a", "-o", tmp_path / "v.npy", "--json"],
+        ["a", "-o", tmp_path / "v.csv"],
+        ["a", "-o", tmp_path / "v"],
         ["a", "--pooling", "most"],
     ):
         refused(rsrc("embed", encoder, *wrong), 2)
+    assert not list(tmp_path.iterdir())
+    # As by the server, although this tokenizer ends every text with a token.
+    for given in (["a", ""], ["--prompt-name", "query", ""]):
+        assert "is empty" in refused(rsrc("embed", encoder, *given))
+    assert "text 1 is empty" in refused(rsrc("embed", encoder, stdin="a\n\nb\n"))
 
 
 def test_every_rule_of_pooling_is_a_choice() -> None:

@@ -99,6 +99,11 @@ OPTIONS = {
         "--type [TQ1_0|TQ2_0|Q2_0|PQ2_0]", "--force",
     ],
     "unpack": ["FILE", "-o, --output", "--force", "--json"],
+    "eval": [
+        "FILE", "--tasks", "--num-fewshot", "--limit", "--include-path", "--apply-chat-template",
+        "-o, --output FILE", "--force", *LOADING, "--json",
+    ],
+    "export-transformers": ["FILE DIRECTORY", "--force"],
     "bench": ["[FILE]", "--shape MxN", "--plot FILE.png", "--json"],
     "demo": [],
     "info": ["--json"],
@@ -140,7 +145,7 @@ class TestUsage:
 
     def test_every_command_is_listed(self, run: Run) -> None:
         text = run("--help").stdout
-        assert re.findall(r"^  (\w+) ", text[text.index("Commands:") :], re.M) == sorted(OPTIONS)
+        assert re.findall(r"^  ([\w-]+) ", text[text.index("Commands:") :], re.M) == sorted(OPTIONS)
         for flag in ("--version", "-V"):
             assert run(flag).stdout == f"rsrc, version {rsrc.__version__}\n"
 
@@ -290,7 +295,8 @@ class TestRefused:
         assert error(folder) == (
             f"rsrc: {folder}: a checkpoint; compile it first: rsrc compile {folder} -o FILE.rsr\n"
         )
-        assert "run `hf download org/name --local-dir name`, then `rsrc c" in error("org/name")
+        for name in ("org/name", "hf://org/name"):
+            assert "run `rsrc compile hf://org/name -o name.rsr` first" in error(name)
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows")
     @pytest.mark.parametrize("command", ["run", "verify", "inspect", "bench"])

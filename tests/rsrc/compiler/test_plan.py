@@ -84,6 +84,8 @@ def test_patterns_may_be_listed_where_w16_is_the_packing(target: str) -> None:
         ("avx512vnni", "avx512"),
         ("avx512", "avx512"),
         ("avx2", "avx2"),
+        ("neon_i8mm", "neon"),
+        ("neon_dotprod", "neon"),
         ("neon", "neon"),
         ("scalar", "generic"),
     ],

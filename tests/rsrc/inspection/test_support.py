@@ -12,7 +12,6 @@ from click.testing import CliRunner
 
 import rsrc
 from rsr_formats import RsrFile
-from rsr_formats.architectures import ARCHITECTURES
 from rsr_runtime import llm
 from rsr_testing.models import FAMILIES
 from rsrc.cli.main import main
@@ -68,14 +67,20 @@ def test_the_family_is_named() -> None:
 
 
 def test_an_unsupported_architecture() -> None:
-    save("m", architectures=["XLNetLMHeadModel"], model_type="xlnet")
-    known = ", ".join(a.name for a in ARCHITECTURES if a.is_runnable)
-    assert run("inspect", "m")[-3:] == [
-        "m: 249.0 kB: 7 dense, 14 ternary",
-        FILES,
-        "rsrc run cannot run it: config.json: architecture 'XLNetLMHeadModel' is not supported; "
-        f"known are {known}. Its matrices can still be multiplied one by one",
-    ]
+    """Similar ones are named: neither all of them, nor those that merely end alike."""
+    for name, others in (
+        ("XLNetLMHeadModel", ""),
+        ("OddForCausalLM", ""),
+        ("Mistral3ForConditionalGeneration", "; similar: 'MistralForCausalLM'"),
+    ):
+        save("m", architectures=[name], model_type="xlnet")
+        assert run("inspect", "m")[-3:] == [
+            "m: 249.0 kB: 7 dense, 14 ternary",
+            FILES,
+            f"rsrc run cannot run it: config.json: architecture {name!r} is not supported{others}. "
+            "docs/llm.md lists what runs; the matrices of other models can still be multiplied one "
+            "by one",
+        ]
 
 
 def test_an_unknown_rope_key() -> None:
@@ -167,6 +172,10 @@ def test_quantization_after_training_leaves_activations_float() -> None:
     (note,) = rsrc.compile("m", "lossy.rsr", quantize="absmean").notes
     assert "linear layers take float activations" in note
     assert '"quantization_mode": "online"} to config.json and compile without --quantize' in note
+    save("llama", "trilm")
+    for per, has_advice in ((None, True), ("tensor", True), ("row", False)):
+        notes = rsrc.compile("llama", "llama.rsr", quantize="absmean", per=per, force=True).notes
+        assert bool(notes) == has_advice
     save("online", "bitnet-2b-online")
     assert rsrc.compile("online", "online.rsr").notes == ()
     with llm.load("lossy.rsr") as lossy, llm.load("online.rsr") as online:

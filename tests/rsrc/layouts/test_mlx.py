@@ -244,8 +244,8 @@ class TestRefused:
         assert found["w.weight"].kind == "dense"
 
     def test_other_bits(self, bench: Bench) -> None:
-        """Words of eight 4-bit codes have the shape of 2-bit codes in groups twice as wide."""
-        for bits in (4, 8, "2", [2]):
+        """Codes of 3 to 8 bits are in source/test_mlx_codes.py."""
+        for bits in (7, "2", [2]):
             bench.configure({"quantization": {"group_size": 32, "bits": bits}})
             expected = f"U32, and config.json says {bits!r} bits per weight, not 1 or 2"
             assert reason(bench, WORDS, SCALES, -SCALES) == expected
@@ -256,13 +256,13 @@ class TestRefused:
             tensors[f"{name}.weight"] = WORDS
             tensors[f"{name}.scales"] = SCALES.astype(np.float16)
             tensors[f"{name}.biases"] = -SCALES.astype(np.float16)
-        own = {"model.embed_tokens": {"bits": 4, "group_size": 64}, "lm_head": {"group_size": 32}}
+        own = {"model.embed_tokens": {"bits": 7, "group_size": 64}, "lm_head": {"group_size": 32}}
         for key in ("quantization", "quantization_config"):
             bench.configure({key: {"group_size": 32, "bits": 2, **own}})
             found = bench.compile(tensors)
             assert found["model.layers.0.mlp.up_proj.weight"].kind == "ternary"
             assert found["lm_head.weight"].kind == "ternary"
-            expected = "U32, and config.json says 4 bits per weight, not 1 or 2"
+            expected = "U32, and config.json says 7 bits per weight, not 1 or 2"
             assert found["model.embed_tokens.weight"].reason == expected
             assert found["model.embed_tokens.scales"].kind == "dense"
 
@@ -419,7 +419,7 @@ class TestOneBit:
 
 def test_advice_is_true_of_packed_codes(bench: Bench) -> None:
     """The floats beside codes are scales, not the master weights of a BitNet model."""
-    bench.configure({"quantization": {"group_size": 32, "bits": 4}})
+    bench.configure({"quantization": {"group_size": 32, "bits": 7}})
     tensors = {"w.weight": WORDS, "w.scales": SCALES, "w.biases": SCALES, "head.weight": SCALES}
     with pytest.raises(rsrc.NothingToCompileError) as error:
         bench.compile(tensors, anchors=False)

@@ -388,7 +388,7 @@ class TestReport:
         text = CliRunner().invoke(main, command).output
         assert "quantized after training, lossy" in text
         assert "2 tensors in layout absmean, scale: absmean per" in text
-        (line,) = (line for line in text.splitlines() if "relative error" in line)
+        (line,) = (line for line in text.splitlines() if "│ relative error" in line)
         found = {
             t["name"]: t
             for t in json.loads(CliRunner().invoke(main, [*command, "--json"]).output)["tensors"]
@@ -396,5 +396,8 @@ class TestReport:
         good, bad = (found[f"{n}.weight"]["relative_error"] for n in ("good", "bad"))
         figures = (f"{v:.4f}" for v in (good, (good + bad) / 2, bad))
         words = [word.strip() for word in line.strip("│").split("│")]
-        assert words == ["relative error", *figures, "bad.weight"]
+        assert words == ["relative error", *figures]
+        table = text[text.index("┃ quantized after") :].splitlines()[1:5]
+        assert max(map(len, table)) < 80
+        assert "worst share of zeros, relative error, cosine: bad.weight" in text.splitlines()
         assert found["ternary.weight"]["cosine"] is None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import rsr_runtime
 import rsrc
 from rsr_testing import models
 from rsr_testing.gguf_files import GgufKit
+from rsr_testing.mlx import ternary
 from rsr_testing.models import Tensor
 from rsr_testing.rotation import PREFIX
 from rsrc import ExportError, SourceError
@@ -23,19 +23,6 @@ from rsrc.inspection.compare import compare
 
 FAMILY = models.FAMILIES["bonsai-2-hybrid"]
 OUTER = "language_model."
-
-
-def mlx_words(w: Any, width: int) -> dict[str, Tensor]:
-    """Return ternary values as MLX's 2-bit codes with scales and biases for groups of columns."""
-    groups = w.astype(np.float32).reshape(len(w), -1, width)
-    scales = np.abs(groups).max(axis=2)
-    codes = np.rint(groups / scales[:, :, None] + 1).astype(np.uint8).reshape(len(w), -1, 4)
-    packed = (codes << np.array([0, 2, 4, 6], np.uint8)).sum(axis=2, dtype=np.uint8)
-    return {
-        "weight": Tensor("U32", np.ascontiguousarray(packed).view("<u4")),
-        "scales": Tensor.of(scales, "F16"),
-        "biases": Tensor.of(-scales, "F16"),
-    }
 
 
 def save_mlx(folder: Path) -> dict[str, Tensor]:
@@ -56,7 +43,7 @@ def save_mlx(folder: Path) -> dict[str, Tensor]:
     for name, t in tensors.items():
         module = OUTER + name.removesuffix(".weight")
         if t.values.ndim == 2 and "in_proj_a" not in name and "in_proj_b" not in name:
-            made |= {f"{module}.{part}": v for part, v in mlx_words(t.values, 128).items()}
+            made |= {f"{module}.{part}": v for part, v in ternary(t.values, 128).items()}
             made[f"{module}.signs"] = Tensor("F32", signs[t.values.shape[1]])
         elif name.endswith("conv1d.weight"):
             made[OUTER + name] = Tensor.of(t.values.swapaxes(1, 2), "F32")

@@ -21,6 +21,7 @@ from rsr_runtime.llm import (
     NoHeadError,
     NoPoolingError,
     PromptError,
+    TruncatedTextWarning,
     check,
     load,
 )
@@ -100,6 +101,96 @@ def test_texts_that_several_passes_compute(pooling: str, loaded: Loader) -> None
         np.testing.assert_array_equal(model.embed([text], pooling=pooling)[0], vector)
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_long_texts_are_cut(side: str, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The token that ends a text stays; the model's prompt is part of the text."""
+    model = opened("qwen3-embedding")
+    monkeypatch.setattr(model.tokenizer, "_cut_side", side)
+    text = " ".join(str(i) for i in range(100))
+    *tokens, eos = model.tokenizer.encode("Find: " + text)
+    kept = tokens[:249] if side == "right" else tokens[-249:]
+    message = f"^1 text cut to 250 tokens, .*: text 1 has {len(tokens) + 1}$"
+    with pytest.warns(TruncatedTextWarning, match=message):
+        _, found = model.embed(["a", text], prompt="Find: ")
+    np.testing.assert_array_equal(model.embed([[*kept, eos]])[0], found)
+
+
+def test_a_wide_text_needs_a_wide_context(opened: Open) -> None:
+    """It is cut to what the model takes, not to what it was loaded with."""
+    with pytest.raises(TextTooLongError, match=r"250 tokens, .* 100: load with a larger context"):
+        opened("qwen3-embedding", context=100).embed(["b " * 130])
+
+
+@pytest.mark.parametrize("pooling", ["lasttoken", "mean", "weightedmean", "max", "cls"])
+def test_what_all_texts_begin_with_is_computed_once(pooling: str, loaded: Loader) -> None:
+    """To the bit, in fewer tokens, beside another request."""
+    model = loaded("bitnet-2b")
+    rng = np.random.default_rng(4)
+    prompt, *others = (rng.integers(3, 300, n).tolist() for n in (150, 20, 1, 90, 33))
+    texts = [prompt + text for text in others]
+    alone = [model.embed([text], pooling=pooling)[0] for text in texts]
+    steps: list[tuple[int, int]] = []
+    found = model.embed(texts, pooling=pooling, progress=lambda *done: steps.append(done))
+    np.testing.assert_array_equal(found, alone)
+    assert steps == [(600, 744), (744, 744)]
+    passes = model.new_embedding_passes(2)
+    first, second = (
+        model.prepared_embeddings(EmbedJob(part, pooling=pooling)) for part in (texts, [prompt])
+    )
+    for request in (first, second):
+        passes.add(request)
+    done = passes.step()
+    assert (done.rows, done.computed, done.ended) == (300, [first, second], [second])
+    done = passes.step()
+    assert (done.rows, done.computed, done.ended) == (144, [first], [first])
+    np.testing.assert_array_equal(first.vectors(), alone)
+    assert first.beginning is not None
+    assert all(text.cache is None for text in (first.beginning, *first.texts))
+
+
+@pytest.mark.parametrize(
+    ("texts", "length"),
+    [
+        ([[1] * 50, [1] * 50], 0),  # saves 49 tokens
+        ([[1] * 70, [1] * 70], 69),  # the last token is a text's own
+        ([[1] * 70, [1] * 30 + [2] * 40, [1] * 33], 0),
+        ([[1] * 70, [1] * 32 + [2] * 40, [1] * 33], 32),
+        ([[1] * 200], 0),
+    ],
+)
+def test_when_a_beginning_is_shared(texts: list[list[int]], length: int, loaded: Loader) -> None:
+    model = loaded("bitnet-2b")
+    passes = model.new_embedding_passes(1)
+    request = model.prepared_embeddings(EmbedJob(texts, pooling="mean"))
+    passes.add(request)
+    assert (request.beginning is not None) == bool(length)
+    assert len(request.beginning.ids if request.beginning is not None else ()) == length
+
+
+def test_a_hybrid_shares_beginnings(loaded: Loader) -> None:
+    model = loaded("qwen3.5", kv="float32")
+    rng = np.random.default_rng(5)
+    prompt = rng.integers(3, 300, 90).tolist()
+    texts = [prompt + rng.integers(3, 300, 7).tolist() for _ in range(3)]
+    alone = np.concatenate([model.embed([text], pooling="lasttoken") for text in texts])
+    found = model.embed(texts, pooling="lasttoken")
+    assert np.abs(found - alone).max() <= 1e-4 * np.abs(alone).max()
+
+
+def test_a_beginning_without_memory(loaded: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded("bitnet-2b")
+
+    def fails(self: KVCache, *_: object) -> None:
+        raise CacheMemoryError("no memory")
+
+    passes = model.new_embedding_passes(1)
+    request = model.prepared_embeddings(EmbedJob([[5] * 90] * 3, pooling="mean"))
+    monkeypatch.setattr(passes, "_create", fails)
+    passes.add(request)
+    assert [found for found, _ in passes.step().failed] == [request]
+    assert not passes
+
+
 def test_tokens_take_no_prompt(opened: Open) -> None:
     model = opened("qwen3-embedding")
     tokens = model.tokenizer.encode(TEXTS[0])
@@ -128,7 +219,8 @@ def test_dimensions_and_length(opened: Open) -> None:
         ([[]], {}, PromptError, "text 0 is empty: it has no tokens"),
         (["a", [1 << 20]], {}, PromptError, "found token 1048576, expected a token below"),
         (["a", ["b"]], {}, PromptError, "found a prompt of type list with str in it"),
-        (["a", "b " * 130], {}, TextTooLongError, "text 1 has 261 tokens, expected at most 250"),
+        (["a", "b " * 130], {"truncate": False}, TextTooLongError, "1 has 261 .* at most 250"),
+        (["a", [5] * 251], {}, TextTooLongError, "text 1 has 251 tokens, expected at most 250"),
         (["a"], {"dimensions": 129}, OptionError, "dimensions: found 129, expected 1 to 128"),
         (["a"], {"pooling": "x"}, OptionError, "pooling: found 'x', expected one of cls"),
         (["a"], {"prompt_name": "x"}, OptionError, "found 'x', but the model has 'query', 'doc"),
@@ -151,9 +243,11 @@ def test_the_last_token_is_never_the_prompts(opened: Open) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
-def test_a_text_that_is_only_the_prompt_is_empty(opened: Open) -> None:
-    model = opened("qwen3-mean")
-    assert model.embed([""], prompt="in").shape == (1, 256)  # EOS, which is no part of the prompt
+def test_empty_and_long_texts(opened: Open) -> None:
+    model = opened("qwen3-mean")  # whose tokenizer ends every text with EOS
+    for empty in ("", [], np.array([], np.int64)):
+        with pytest.raises(PromptError, match="text 1 is empty"):
+            model.embed(["a", empty], prompt="in")
     model = opened("qwen3-embedding", context=20)
     with pytest.raises(TextTooLongError, match=r"larger context \(the model's limit is 250\)"):
         model.embed(["the weights of a trained network"])
@@ -262,7 +356,9 @@ def test_requests_take_turns(loaded: Loader) -> None:
     model = loaded("bitnet-2b")
     passes = model.new_embedding_passes(2)
     long, short, third = (
-        model.prepared_embeddings(EmbedJob([[3] * n for n in sizes], pooling="mean"))
+        model.prepared_embeddings(
+            EmbedJob([[3 + i] * n for i, n in enumerate(sizes)], pooling="mean")
+        )
         for sizes in ((250,) * 6, (40,), (1,))
     )
     for request in (long, short, third):

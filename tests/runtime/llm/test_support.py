@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from rsr_formats import RsrFile
-from rsr_formats.architectures import ARCHITECTURES
 from rsr_runtime import llm
 from rsr_runtime.llm import Support, TensorFacts
 from rsr_testing.language_models import LanguageModels
@@ -127,12 +126,32 @@ def test_a_file_without_config() -> None:
     facts = {"w": TensorFacts((2, 2), "F32")}
     (reason,) = llm.check({}, facts).run_reasons
     assert reason.startswith("the file has no config.json, so it is not a whole model")
-    found = llm.check({}, facts, {"general.architecture": "mamba"})
-    known = [a.gguf_names[0] for a in ARCHITECTURES if a.is_runnable and a.gguf_names]
-    assert found.run_reasons == (
-        "the GGUF file has architecture 'mamba', which is not supported; known are "
-        f"{', '.join(dict.fromkeys(known))}. Its matrices can still be multiplied one by one",
-    )
+    advice = "docs/llm.md lists what runs; the matrices of other models can still be multiplied"
+    for name, others in (("mamba", ""), ("qwen3vl", "; similar: 'qwen3', 'qwen35'")):
+        (reason,) = llm.check({}, facts, {"general.architecture": name}).run_reasons
+        sentence = f"the GGUF file has architecture {name!r}, which is not supported{others}. "
+        assert reason.startswith(sentence + advice)
+    (reason,) = llm.check({}, facts, {"general.architecture": "gemma-embedding"}).run_reasons
+    assert "'gemma-embedding', which is not supported: it has attention in both dir" in reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer_types": ["mamba"] * 4}, "config.json: layer_types has 'mamba', which Qwen3_5"),
+        ({"layer_types": 5}, "config.json: layer_types has 5, expected one for each of the 4"),
+        (
+            {"layer_types": ["full_attention"] * 4},
+            "has linear_attn.*, but by layer_types it would have self_attn.* (and 2 more like ",
+        ),
+    ],
+)
+def test_wrong_kinds_of_layers_are_one_reason(
+    language_models: LanguageModels, changes: dict[str, Any], message: str
+) -> None:
+    config = json.dumps({**FAMILIES["qwen3.5"].settings, **changes}).encode()
+    (reason,) = check(language_models.path("qwen3.5"), {"config.json": config}).run_reasons
+    assert message in reason
 
 
 def test_sentences() -> None:

@@ -235,6 +235,7 @@ int main(int count, char** arguments) {
   harness::check_dense(harness);
   harness::check_hadamard(harness);
   harness::check_probe(harness);
+  std::printf("fastest set: %s\n", isas.front().c_str());
   const bool passed = harness.report();
   if (!is_bench) harness::check_products();
   return passed ? 0 : 1;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import pytest
 
 from rsr_runtime import llm
 from rsr_runtime.llm import LanguageModel
+from rsr_runtime.serve import serve
 from rsr_testing.embedding_models import EMBEDDING_FAMILIES, TEXTS
+from rsr_testing.language_models import LanguageModels
 from rsr_testing.servers import Running, serving
 
 
@@ -154,6 +157,37 @@ def test_a_model_for_text_embeds_if_the_server_was_asked(
         running.server.embeddings = False
     expected = served_model.embed([TEXTS[0]], pooling="lasttoken", normalize=True)[0]
     np.testing.assert_array_equal(np.array(answer.data[0].embedding, np.float32), expected)
+
+
+def test_files_that_do_not_say_how_a_model_for_text_embeds(
+    tmp_path: Path, language_models: LanguageModels
+) -> None:
+    """Only requests for vectors are refused; all are if the server was asked for vectors."""
+    path = language_models.variant("bitnet-2b", tmp_path, {"modules.json": b"[1"})
+    with llm.load(path) as model:
+        with serving(model) as server, httpx.Client(base_url=server.url, timeout=60) as web:
+            answer = web.post("/v1/embeddings", json={"input": "a"})
+            text = web.post("/v1/completions", json={"prompt": "a", "max_tokens": 1})
+        assert (answer.status_code, text.status_code) == (400, 200)
+        assert answer.json()["error"]["code"] == "no_pooling"
+        assert "modules.json: not valid JSON" in answer.json()["error"]["message"]
+        with pytest.raises(llm.ModelError, match=r"modules\.json: not valid JSON"):
+            serve(model, "m", port=0, embeddings=True)
+
+
+def test_metrics(embedding_web: httpx.Client) -> None:
+    def prompts() -> tuple[float, float]:
+        found = dict(re.findall(r"^rsr_prompt_(tokens|seconds)_total (\S+)$", text(), re.MULTILINE))
+        return float(found["tokens"]), float(found["seconds"])
+
+    def text() -> str:
+        return embedding_web.get("/metrics").text
+
+    before = prompts()
+    tokens = embedding_web.post("/v1/embeddings", json={"input": TEXTS}).json()["usage"]
+    after = prompts()
+    assert after[0] - before[0] == tokens["prompt_tokens"]
+    assert after[1] > before[1]
 
 
 def test_embeddings_beside_a_stream(client: openai.OpenAI, running: Running) -> None:

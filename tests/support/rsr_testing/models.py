@@ -961,6 +961,10 @@ FAMILIES: dict[str, Family] = {
         {**_QWEN3_MOE, "norm_topk_prob": False},
         shards(1), "BF16", BYTE_LEVEL, fused_experts=True,
     ),
+    "qwen3-moe-rotated": Family(
+        "Qwen3Moe with router, experts and all other matrices in a rotated basis",
+        _QWEN3_MOE, groups(128), "F16", BYTE_LEVEL, rotated=64, seed=2,
+    ),
     "gguf-qwen3moe": Family(
         "llama.cpp, architecture qwen3moe, TQ2_0",
         {
@@ -1039,6 +1043,23 @@ FAMILIES: dict[str, Family] = {
         "prism-ml/Ternary-Bonsai 27B, a hybrid of gated delta nets and attention",
         _QWEN35, groups(128), "F16", BYTE_LEVEL, everything=True,
     ),
+    "qwen3.5-bitnet": Family(
+        "a hybrid with int8 activations, packed as BitNets are",
+        {
+            **_QWEN35,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_num_value_heads": 2,
+            "torch_dtype": "bfloat16",
+            "quantization_config": {
+                **_bitnet_config("autobitlinear"),
+                "modules_to_not_convert": ["lm_head", "in_proj_a", "in_proj_b"],
+            },
+        },
+        packed("autobitlinear"), "BF16", BYTE_LEVEL, seed=2,
+    ),
     "bonsai-2-hybrid": Family(
         "prism-ml/Ternary-Bonsai-2 27B: the hybrid in a rotated basis",
         {**_QWEN35, "tie_word_embeddings": False},
@@ -1080,11 +1101,11 @@ OTHERS: dict[str, Family] = {
             **_QWEN35, "num_hidden_layers": 2,
             "layer_types": ["linear_attention", "full_attention"],
             "quantization_config": {
-                "quant_method": "bitnet",
+                **_bitnet_config("autobitlinear"),
                 "modules_to_not_convert": ["lm_head", "in_proj_a", "in_proj_b"],
             },
         },
-        packed("bitlinear"), "BF16", BYTE_LEVEL,
+        packed("autobitlinear"), "BF16", BYTE_LEVEL,
     ),
 }  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 
@@ -28,7 +29,8 @@ class Experts(Sublayer):
 
     The weights are the largest of softmax(router(x)). One native step routes all tokens of a pass,
     others multiply the matrices of each expert with the tokens that chose it; only the indices of
-    chosen experts are read.
+    chosen experts are read. Matrices may be in a rotated basis: one of all gates and ups, and one
+    of all downs.
     """
 
     def __init__(self, place: Place, tensors: LayerTensors) -> None:
@@ -43,17 +45,25 @@ class Experts(Sublayer):
             ]
             for projection in PROJECTIONS
         )
-        gate_up = _alike([*gate, *up])
-        gate, up, down = gate_up[: len(gate)], gate_up[len(gate) :], _alike(down)
+        self._gate_up, self._down = _alike([*gate, *up]), _alike(down)
         self._router = LinearGroup([router], place.workspace)
-        self._input = LinearGroup([router, *gate, *up], place.workspace)  # of which it has the form
-        self._native = _native.Experts(
-            [_native_weight(one) for one in gate],
-            [_native_weight(one) for one in up],
-            [_native_weight(one) for one in down],
-            place.config.hidden_act,
-            _activations(gate_up),
-            _activations(down),
+        self._input = LinearGroup([router, *self._gate_up], place.workspace)  # has all their forms
+        self._forms = {one.form for one in self._gate_up}
+
+    @cached_property
+    def _matrices(self) -> _native.Experts:
+        """The matrices of all experts, whose scales are checked here, before their first use."""
+        weights = [_native_weight(one) for one in (*self._gate_up, *self._down)]
+        count, rotation = len(self._down), self._down[0].form.rotation
+        return _native.Experts(
+            weights[:count],
+            weights[count : 2 * count],
+            weights[2 * count :],
+            self._place.config.hidden_act,
+            _activations(self._gate_up),
+            _activations(self._down),
+            None if rotation is None else rotation.factors,
+            0 if rotation is None else rotation.block,
         )
 
     @staticmethod
@@ -77,8 +87,9 @@ class Experts(Sublayer):
         """Add the router, the choice, and the products of the experts."""
         c, e, program, rows = self._place.config, self._settings, current.program, current.rows
         take = self._place.workspace.take
-        x, k = self.inputs(rows), e.num_experts_per_tok
+        k = e.num_experts_per_tok
         logits = self._router.record(program, REST, rows)[0]
+        x = self._inputs_of_experts(program, rows)
         chosen = take("chosen", rows, k, dtype=np.int32)
         weights = take("weights of experts", rows, k)
         program.route(REST, logits, e.norm_topk_prob, chosen, weights)
@@ -87,22 +98,34 @@ class Experts(Sublayer):
         parts = len(list(short_steps(rows * k, products, _LEAST_PAIRS)))
         for part in range(parts):
             program.multiply_experts(
-                PRODUCTS, self._native, x.floats, x.q, x.s, chosen, weights, part, parts, y
+                PRODUCTS, self._matrices, x.floats, x.q, x.s, chosen, weights, part, parts, y
             )
         return y
+
+    def _inputs_of_experts(self, program: _native.Program, rows: int) -> QuantizedInputs:
+        """Add the conversion of the input, and return what gates and ups multiply."""
+        inputs = self._input.record_inputs(program, PRODUCTS, rows)
+        floats = q = s = None
+        for form in self._forms:
+            if form.group_columns is None:
+                floats = inputs[form].floats
+            else:
+                q, s = inputs[form].q, inputs[form].s
+        return QuantizedInputs(floats, q, s)
 
 
 def _alike(layers: Sequence[Linear]) -> list[Linear]:
     """Return layers whose indices take inputs in one form: float32 where groups differ.
 
     Raises:
-        ModelError: only some were trained with int8 activations, or a matrix is in a rotated basis.
+        ModelError: only some were trained with int8 activations, or they are in different bases.
     """
-    rotated = next((one for one in layers if one.weight.rotation is not None), None)
-    if rotated is not None:
+    first = layers[0]
+    other = next((one for one in layers if one.form.rotation is not first.form.rotation), None)
+    if other is not None:
         raise ModelError(
-            f"{rotated.name} is in a rotated basis, which is not supported in experts: compile the "
-            "unrotated checkpoint"
+            f"{first.name} and {other.name} are not in the same basis, expected one basis of all "
+            "experts of a layer"
         )
     forms = {one.form.group_columns for one in layers if isinstance(one.weight, Matrix)}
     if len(forms) <= 1:

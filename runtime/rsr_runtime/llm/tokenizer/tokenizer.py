@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rsr_formats.model_files import MAX_TOKENIZER, check_size
+from rsr_formats.text import shown
 
 from ..config import read_json
 from ..errors import DependencyError, ModelError, PromptError
@@ -54,6 +55,7 @@ class Tokenizer:
         self.special_tokens = special_tokens(files)
         self._inner = call("be read", tokenizers.Tokenizer.from_buffer, bytes(data))
         check_growth(self._inner)
+        self._cut_side = _cut_side(config, self._inner)
         # Truncation and padding are settings for training.
         self._inner.no_truncation()
         self._inner.no_padding()
@@ -128,6 +130,25 @@ class Tokenizer:
         text = check_text(text)
         return call("encode this text", self._inner.encode, text, None, False, special).ids
 
+    def cut(self, text: str, most: int) -> list[int]:
+        """Return the token ids of a text, of which a long one loses some: see `encode`.
+
+        The tokens that tokenizer.json puts around a text stay, and those of the text are cut at its
+        end, or at its beginning where tokenizer_config.json says so, as ``transformers`` truncates.
+
+        Args:
+            text: any text.
+            most: the most tokens; at least those around a text are returned.
+
+        Raises:
+            PromptError, ModelError: as for `encode`.
+        """
+        text = check_text(text)
+        found = call("encode this text", self._inner.encode, text, None, False, False)
+        around = self._inner.num_special_tokens_to_add(is_pair=False)
+        found.truncate(max(0, most - around), direction=self._cut_side)
+        return call("encode this text", self._inner.post_process, found, None, True).ids
+
     def decode(self, token_ids: Iterable[int], *, skip_special: bool = True) -> str:
         """Return the text of token ids; bytes that are not UTF-8 become U+FFFD.
 
@@ -174,6 +195,20 @@ def _index(token_id: int) -> int:
     if not 0 <= index < 1 << 32:
         raise PromptError(f"found token id {token_id!r:.40}, expected an integer from 0 to 2^32-1")
     return index
+
+
+def _cut_side(config: Mapping[str, Any], inner: tokenizers.Tokenizer) -> str:
+    """Return where long texts are cut: "left" or "right".
+
+    Raises:
+        ModelError: tokenizer_config.json names another side.
+    """
+    side = config.get("truncation_side") or (inner.truncation or {}).get("direction", "right")
+    if side not in ("left", "right"):
+        raise ModelError(
+            f"tokenizer_config.json: truncation_side is {shown(side)}, expected 'left' or 'right'"
+        )
+    return str(side)
 
 
 def _special_contents(inner: tokenizers.Tokenizer) -> frozenset[str]:

@@ -111,15 +111,13 @@ def test_metadata_keys_are_those_of_llama_cpp() -> None:
         assert set(gguf_rope(config(changes), lambda _: None).metadata) <= known
 
 
-def test_partial_rotation_is_written_and_noted() -> None:
-    for changes in (
-        {"partial_rotary_factor": 0.5},
-        {"rope_parameters": {"partial_rotary_factor": 0.5}},
-    ):
-        notes: list[str] = []
-        found = gguf_rope(config(changes), notes.append)
+def test_llama_cpp_rotates_a_part_of_a_head_in_some_architectures() -> None:
+    half: dict[str, Any] = {"partial_rotary_factor": 0.5}
+    for changes in (half, {"rope_parameters": half}):
+        with pytest.raises(rsrc.SourceError, match=r"rotates 32 of the 64 features .* rotates all"):
+            gguf_rope(config(changes), lambda _: None)
+        found = gguf_rope(config({**changes, "model_type": "phi3"}), lambda _: None)
         assert found.metadata["rope.dimension_count"] == 32
-        assert "rotates 32 of the 64 features" in notes[0]
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,8 @@ def test_rope_tensors_that_llama_cpp_does_not_read() -> None:
     llama3 = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 512}
     _, notes = settings(rope_scaling=llama3)
     assert notes == []
-    _, (note,) = settings(architectures=["Qwen2ForCausalLM"], rope_scaling=llama3)
-    assert note.startswith("llama.cpp reads rope_freqs.weight only in the architectures llama and")
+    with pytest.raises(rsrc.ExportError, match=r"rope_freqs.weight.* only in .* llama, minicpm"):
+        settings(architectures=["Qwen2ForCausalLM"], rope_scaling=llama3)
 
 
 def test_what_changes_nothing_is_not_written() -> None:
@@ -150,8 +150,45 @@ def test_integers_beyond_all_floats() -> None:
         rsrc.ExportError, match="factor of RoPE scaling 'linear' is an integer of 39 digits"
     ):
         settings(rope_scaling={"rope_type": "linear", "factor": 10**400})
-    _, (note,) = settings(num_attention_heads=10**400)
-    assert "found an integer of 39 digits or more under num_key_value_heads" in note
+    with pytest.raises(rsrc.ExportError, match="num_attention_heads is an integer of 39 digits"):
+        settings(num_attention_heads=10**400)
+
+
+HYBRID: dict[str, Any] = {
+    "architectures": ["Qwen3_5ForCausalLM"], "model_type": "qwen3_5_text", "num_hidden_layers": 8,
+}  # fmt: skip
+
+
+def test_layers_of_a_hybrid() -> None:
+    """An interval if there is one. llama.cpp's pairs have one of three coordinates in turns."""
+    interval, flags = "qwen35.full_attention_interval", "qwen35.attention.recurrent_layers"
+    metadata, notes = settings(**HYBRID)
+    assert notes == []
+    assert metadata[interval] == 4
+    assert metadata["qwen35.rope.dimension_count"] == 64
+    assert metadata["qwen35.rope.dimension_sections"] == [11, 11, 10, 0]
+    kinds = [*["linear_attention"] * 2, "full_attention"] * 2 + ["linear_attention"] * 2
+    assert settings(**HYBRID, layer_types=kinds)[0][interval] == 3
+    kinds[7] = "full_attention"
+    metadata, _ = settings(**HYBRID, layer_types=kinds)
+    assert interval not in metadata
+    assert metadata[flags] == [kind == "linear_attention" for kind in kinds]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer_types": ["linear_attention"]}, "layer_types has 1 entries, expected 8"),
+        ({"layer_types": ["mamba"] * 8}, "layer_types is a list"),
+        ({"linear_num_value_heads": 30}, "is 30, expected a multiple of linear_num_key_heads, 16"),
+        ({"linear_num_key_heads": True}, "linear_num_key_heads is True, expected a number"),
+        ({"linear_value_head_dim": 64}, "linear_value_head_dim 64, and in llama.cpp they are eq"),
+        ({"partial_rotary_factor": 0}, "partial_rotary_factor of RoPE scaling"),
+    ],
+)
+def test_hybrids_that_llama_cpp_does_not_have(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(rsrc.ExportError, match=message):
+        settings(**{**HYBRID, **changes})
 
 
 def test_minicpm_has_names_for_its_factors() -> None:

@@ -331,6 +331,76 @@ def test_how_layers_with_windows_differ_is_listed(key: str) -> None:
         assert found.get("gguf_metadata") == listed
 
 
+def gemma3(**changes: Any) -> dict[str, Any]:
+    """Return the config.json of a Gemma 3 by GGUF keys, "." written "__"."""
+    keys = {
+        "block_count": 4,
+        "embedding_length": 5376,
+        "attention__head_count": 32,
+        "attention__key_length": 128,
+        "attention__sliding_window": 512,
+        **changes,
+    }
+    metadata = {f"gemma3.{key.replace('__', '.')}": value for key, value in keys.items()}
+    found = hf_config({"general.architecture": "gemma3", **metadata}, {})
+    assert found is not None
+    return found
+
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        (None, {}),  # 6 by default
+        (2, {"sliding_window_pattern": 2}),
+        (np.array([True, False, True, True]), {"layer_types": [SLIDING, FULL, SLIDING, SLIDING]}),
+        (np.array([0, 1, 0, 0, 7], np.uint32), {"layer_types": [FULL, SLIDING, FULL, FULL]}),
+    ],
+)
+def test_windows_of_gemma3(pattern: Any, expected: dict[str, Any]) -> None:
+    given = {} if pattern is None else {"attention__sliding_window_pattern": pattern}
+    found = gemma3(rope__freq_base_swa=5000.0, attention__value_length_swa=128, **given)
+    keys = ("sliding_window_pattern", "layer_types")
+    assert {key: found[key] for key in keys if key in found} == expected
+    assert (found["sliding_window"], found["rope_local_base_freq"]) == (512, 5000.0)
+    assert "gguf_metadata" not in found
+
+
+def test_gemma3_without_windows() -> None:
+    """llama.cpp then rotates all layers alike, whatever the other keys say."""
+    found = gemma3(attention__sliding_window=0, rope__freq_base_swa=5000.0)
+    assert found["sliding_window_pattern"] == 1
+    assert not {"sliding_window", "rope_local_base_freq", "gguf_metadata"} & found.keys()
+
+
+@pytest.mark.parametrize("pattern", [0, 2.5, "2", np.array([True]), np.array([1.0] * 4)])
+def test_patterns_of_windows_that_are_none(pattern: Any) -> None:
+    with pytest.raises(SourceError, match=r"^gemma3\.attention\.sliding_window_pattern is .* 4 la"):
+        gemma3(attention__sliding_window_pattern=pattern)
+
+
+def test_what_divides_the_scores_of_gemma3() -> None:
+    """The root of head_dim; in the model of 27B, of hidden_size / heads."""
+    assert gemma3()["query_pre_attn_scalar"] == 128
+    assert gemma3(block_count=62)["query_pre_attn_scalar"] == 168
+
+
+def test_other_keys_of_windows_are_listed() -> None:
+    found = gemma3(attention__key_length_swa=64, rope__freq_base_swa="x")
+    assert found["gguf_metadata"] == {
+        "gemma3.attention.key_length_swa": 64,
+        "gemma3.rope.freq_base_swa": "x",
+    }
+
+
+def test_gemma3_is_not_written() -> None:
+    config = {**llama(), "architectures": ["Gemma3ForCausalLM"]}
+    with pytest.raises(SourceError, match="GGUF files are read, but not written"):
+        gguf_metadata(config)
+
+
 def test_minicpm_s_scales_are_settings() -> None:
     metadata = {
         "general.architecture": "minicpm",

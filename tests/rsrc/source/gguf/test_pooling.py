@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rsr_runtime.llm.pooling import Pooling, read_embedding_config
-from rsrc.source.gguf.pooling import pooling_files
+from rsrc.common.errors import SourceError
+from rsrc.source.gguf.pooling import has_head, pooling_files
 
 
 @pytest.mark.parametrize(("kind", "mode"), [(1, "mean"), (2, "cls"), (3, "lasttoken")])
@@ -20,3 +21,10 @@ def test_pooling_type(kind: int, mode: str) -> None:
 def test_others_embed_nothing(kind: object) -> None:
     assert pooling_files({"general.architecture": "qwen3", "qwen3.pooling_type": kind}, 64) == {}
     assert pooling_files({"general.architecture": ["x"], "x.pooling_type": 3}, 64) == {}
+
+
+def test_a_head_unless_the_file_says_no() -> None:
+    assert has_head({})
+    assert not has_head({"rsr.has_head": False})
+    with pytest.raises(SourceError, match=r"rsr\.has_head is not a boolean"):
+        has_head({"rsr.has_head": 0})

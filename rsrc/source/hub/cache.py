@@ -1,47 +1,14 @@
-"""The Hugging Face Hub as people name it: ids, addresses, and the directories of its cache."""
+"""The directories of the cache of the Hugging Face Hub, given as paths."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from rsr_formats.text import listed
 
-from ..common.errors import SourceError
+from ...common.errors import SourceError
 
-_PREFIX = r"(?P<prefix>hf://|(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/)?"
-_ID = r"(?P<id>[A-Za-z0-9][\w.-]*/(?P<name>[A-Za-z0-9][\w.-]*))"
-_REST = (
-    r"(?:@(?P<at>[\w./-]+)|/(?:tree|blob|resolve)/(?P<revision>[\w.-]+)(?:/(?P<file>[\w./-]+))?)?"
-)
-_HUB = re.compile(f"{_PREFIX}{_ID}{_REST}/?(?:\\?download=true)?", re.ASCII)
-_FILES = (".safetensors", ".gguf", ".json", ".rsr", ".bin", ".pt", ".pth", ".ckpt")
 _MAX_REF = 200  # bytes of refs/main, which has 40
-
-
-def how_to_download(source: Path) -> str | None:
-    """Return what to do about a path that does not exist if it names a model of the Hub.
-
-    An id looks like a path: it is taken for one if the directory exists that would contain it.
-    """
-    text = re.sub("^([a-z]+:)/+", r"\1//", str(source))  # pathlib joins slashes
-    found = _HUB.fullmatch(text)
-    if found is None:
-        is_address = "://" in text
-        return f"{text}: an address: download the file, then name it here" if is_address else None
-    name, file = found["name"], found["file"] or ""
-    if not found["prefix"] and (text.endswith(_FILES) or source.parent.exists()):
-        return None
-    revision = found["at"] or found["revision"] or "main"
-    words = ["hf download", found["id"], file, f"--local-dir {name}"]
-    words += [] if revision == "main" else [f"--revision {revision}"]
-    local = f"{name}/{file}" if file.endswith(".gguf") else name
-    is_id = "a model of the Hugging Face Hub: run"
-    may_be = "no such file or directory; for the model of this name on the Hugging Face Hub, run"
-    return (
-        f"{text}: {is_id if found['prefix'] else may_be} `{' '.join(filter(None, words))}`, "
-        f"then `rsrc compile {local} -o {name}.rsr`"
-    )
 
 
 def resolved(path: Path) -> tuple[Path, str | None]:

@@ -1,0 +1,1 @@
+"""Models of the Hugging Face Hub: their names, downloads, and the directories of the cache."""
