@@ -2,7 +2,7 @@
 
     python benchmarks/torch_gradients.py MODEL.rsr [--threads 2]
 
-The layer is the first of the largest matrices of the file, with int8 activations. Each time is the
+The layer is the widest of the largest matrices of the file, with int8 activations. Each time is the
 best of three.
 """
 
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="print tables in Markdown")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    matrix = max(rsr.load(options.model).matrices(), key=lambda m: math.prod(m.shape))
+    matrix = max(rsr.load(options.model).matrices(), key=lambda m: (math.prod(m.shape), m.shape[1]))
     layer = RsrLinear(matrix, activations="int8")
     rows = [measure(layer, count) for count in ROWS]
     lines: Lines = [["rows", "product, ms", "gradient, ms"]]
