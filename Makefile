@@ -10,7 +10,7 @@ CLANG_FORMAT_FILES := $(foreach folder,/native/ /native/*/,$(wildcard $(foreach 
 # Runs a command and prints a dot every two seconds; its exit status is that of the command.
 with_dots = $(1) & pid=$$!; while kill -0 $$pid 2>/dev/null; do printf .; sleep 2; done; echo; wait $$pid
 
-.PHONY: demo test test-page test-arm lint format parity bench stubs clean
+.PHONY: demo test test-page test-clients test-arm lint format parity bench stubs clean
 
 demo: $(VENV)/installed  ## compile and run the embedded example
 	$(BIN)/rsrc demo
@@ -20,6 +20,9 @@ test: $(VENV)/installed  ## the whole suite, on all processors
 
 test-page: $(VENV)/page-installed  ## the chat page in a real browser; as root it installs Chromium
 	$(BIN)/pytest tests/page
+
+test-clients: $(VENV)-clients/installed  ## the examples of docs/clients.md
+	$(VENV)-clients/bin/pytest tests/parity/test_clients.py
 
 test-arm: $(VENV)/installed  ## on emulated ARM processors; says what it needs from Debian
 	VENV=$(VENV) tests/arm/run
@@ -75,5 +78,10 @@ $(VENV)/page-installed: pyproject.toml | $(VENV)/installed
 	PYTHONPATH=tests/support $(BIN)/python -m rsr_testing.browser
 	touch $@
 
+$(VENV)-clients/installed: $(NATIVE)
+	$(PYTHON) -m venv $(VENV)-clients
+	$(VENV)-clients/bin/python -m pip install --quiet '.[clients]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) $(VENV)-clients build

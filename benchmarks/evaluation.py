@@ -81,9 +81,9 @@ def measure(model: llm.LanguageModel, judge: Any, questions: int) -> Iterator[Ro
         asked = requests(shape, questions, model.config.vocab_size)
         ours, found = seconds_of(partial(model.log_likelihoods, asked))
         alone, _ = seconds_of(partial(model.log_likelihoods, unshared(asked)))
-        judged = [(None, *one) for one in asked]
+        named = [(None, *one) for one in asked]
         theirs, expected = seconds_of(
-            partial(judge._loglikelihood_tokens, judged, disable_tqdm=True)
+            partial(judge._loglikelihood_tokens, named, disable_tqdm=True)
         )
         error = max(abs(a[0] - b[0]) / abs(b[0]) for a, b in zip(found, expected, strict=True))
         yield {

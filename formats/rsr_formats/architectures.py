@@ -525,11 +525,12 @@ ARCHITECTURES = (
     ),
 )
 
-# What other classes have that no field of `Architecture` describes.
+# What other classes, and architectures of GGUF, have that no field of `Architecture` describes.
 _LAYER_NORMS = "layer norms, and an MLP without a gate"
 _STATE_SPACES = "state-space layers"
 _LATENT = "compressed keys and values (MLA)"
 MISSING = {
+    "gemma-embedding": "attention in both directions, and Dense modules after pooling",
     "Gemma2ForCausalLM": "capped scores and logits",
     "Gemma3nForCausalLM": "embeddings and residual streams of their own for each layer",
     "GptOssForCausalLM": "attention sinks, and experts with biases",

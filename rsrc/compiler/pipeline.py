@@ -3,11 +3,12 @@
 A source that arrives file by file (`--no-cache`) passes through all stages but the first in turn.
 
 Memory. The tensors that workers hold, source bytes and results, take at most `workers.pool.BUDGET`
-(384 MiB). A tensor that needs more than half of that is indexed by the main thread, in panels of
-32 MiB. So the peak is the largest ternary tensor plus 512 MiB, including Python; with one thread,
-the largest ternary tensor plus 128 MiB. Scales of all tensors add 2 bytes each, or 4 where float16
-is not exact. Dense tensors are streamed. Compression takes up to 90 MB more per thread, at the
-highest levels. Each worker of an executor holds one tensor and its index.
+(384 MiB). A tensor that needs more than half of that is indexed by the main thread, in panels of 32
+MiB; workers go on beside it within the same budget. So the peak is 512 MiB, including Python, or
+the largest ternary tensor plus 256 MiB if that is more; with one thread, that tensor plus 128 MiB.
+Scales of all tensors add 2 bytes each, or 4 where float16 is not exact. Dense tensors are streamed.
+Compression takes up to 90 MB more per thread, at the highest levels. Each worker of an executor
+holds one tensor and its index.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from ..source.files import check_not_source
 from ..source.hub.name import hub_name
 from ..source.hub.stream import streamed
 from ..source.open import open_checkpoint
-from ..workers.pool import LARGEST, ExecutorLike, Workers, open_workers
+from ..workers.pool import ExecutorLike, Workers, open_workers
 from .head import WEIGHT, HeadPlan, find_head, write_head
 from .options import CompileOptions
 from .plan import IndexPlan, Plan
@@ -314,8 +315,7 @@ def _cost(workers: Workers, p: Plan) -> int | None:
     """
     if not isinstance(p, IndexPlan) or workers.is_serial:
         return None
-    cost = nbytes(p) + (p.source.tensor.nbytes if workers.is_local else 0)
-    return cost if cost <= LARGEST else None
+    return nbytes(p) + (p.source.tensor.nbytes if workers.is_local else 0)
 
 
 def _bytes_to_process(checkpoint: Checkpoint, options: CompileOptions) -> int:

@@ -131,11 +131,9 @@ def _record(
 def _add_scale(t: TernaryTensor, add: Add) -> Scale | None:
     if t.scale is None:
         return None
-    rows, columns, values = t.scale.rows, t.scale.columns, t.scale.values
-    dtype = "F32"
-    if columns is not None:  # groups have many scales: halve them if F16 is exact
-        with np.errstate(over="ignore"):
-            dtype = "F16" if (values.astype(np.float16) == values).all() else "F32"
-    values = values[: -(-t.shape[0] // rows)]  # a matrix without rows has no scales
-    scales = values.T.astype(NUMPY_DTYPES[dtype])  # in the order of groups
-    return Scale(rows, add([scales.tobytes()]), columns, dtype)
+    rows, columns, stored = t.scale.rows, t.scale.columns, t.scale.stored
+    # Groups have many scales: halve them if F16 is exact.
+    dtype = "F32" if columns is None or stored.dtype == np.float32 else "F16"
+    stored = stored[: -(-t.shape[0] // rows)]  # a matrix without rows has no scales
+    scales = stored.T.astype(NUMPY_DTYPES[dtype], order="C")  # in the order of groups
+    return Scale(rows, add([scales.reshape(-1).view(np.uint8).data]), columns, dtype)

@@ -30,6 +30,7 @@ class ScaleGrid:
     Attributes:
         rows: of a row block; at least 1.
         columns: of a column group; None: one group has all columns.
+        stored: the scales, (row blocks, column groups), in float16 if that is exact, else float32.
     """
 
     def __init__(self, values: Scales, rows: int, columns: int | None = None) -> None:
@@ -38,23 +39,22 @@ class ScaleGrid:
         self.columns = columns
         with np.errstate(over="ignore"):
             half = values.astype(np.float16)
-        is_exact = np.array_equal(half, values) and np.array_equal(np.signbit(half), values < 0)
-        self._stored = half if is_exact else values
+        self.stored: npt.NDArray[Any] = half if np.array_equal(half, values) else values
 
     @property
     def values(self) -> Scales:
         """The scales, (row blocks, column groups)."""
-        return _widened(self._stored)
+        return _widened(self.stored)
 
     @property
     def words(self) -> str:
         """What shares a scale, for reports: "per row and 128 columns"."""
-        if self._stored.size == 1:
+        if self.stored.size == 1:
             return "per tensor"
         rows = "row" if self.rows == 1 else f"{self.rows:,} rows"
         if self.columns is None:
             return f"per {rows}"
-        if len(self._stored) == 1 and self.rows > 1:
+        if len(self.stored) == 1 and self.rows > 1:
             return f"per {self.columns:,} columns"
         return f"per {rows} and {self.columns:,} columns"
 
@@ -68,7 +68,7 @@ class ScaleGrid:
         Returns:
             float32 that broadcasts to (rows, columns): 1 long along an axis that shares a scale.
         """
-        stored = self._stored
+        stored = self.stored
         if self.rows == 1:
             stored = stored[rows]
         elif len(stored) > 1:

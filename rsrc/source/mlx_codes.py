@@ -142,7 +142,11 @@ class _MlxFloats(ConvertedTensor):
         return self.words.nbytes + self.scales.nbytes + self.biases.nbytes
 
     def panels(self) -> Iterator[ByteArray]:
-        """Read the values, some rows at a time; see ConvertedTensor."""
+        """Read the values, some rows at a time; see ConvertedTensor.
+
+        Raises:
+            SourceError: a scale or a bias is not finite, or the file became shorter.
+        """
         rows, columns = self.shape
         if not self.nbytes:
             return
@@ -155,7 +159,12 @@ class _MlxFloats(ConvertedTensor):
                 _float32(data, t.dtype).reshape(len(codes), -1, 1)
                 for data, t in zip(others, parts[1:], strict=True)
             )
-            with np.errstate(all="ignore"):  # scales and biases may be infinite or NaN
+            if not (np.isfinite(scales).all() and np.isfinite(biases).all()):
+                raise SourceError(
+                    f"{self.name}: {self.scales.name} or {self.biases.name} has NaN or infinity, "
+                    "expected finite numbers"
+                )
+            with np.errstate(over="ignore"):  # beyond the range of the dtype
                 values = codes.reshape(*scales.shape[:2], -1) * scales + biases
                 yield _rounded(values, self.dtype).reshape(-1).view(np.uint8)
 

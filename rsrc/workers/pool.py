@@ -22,7 +22,7 @@ Cost = Callable[[Item], "int | None"]
 
 
 BUDGET = 384 << 20  # bytes of all tensors in flight
-LARGEST = BUDGET // 2  # bytes of one; the caller processes larger ones
+LARGEST = BUDGET // 2  # bytes of one that a worker takes; the caller processes larger ones
 
 _AHEAD = 64  # tensors in flight for each thread, or on an executor whose workers are unknown
 
@@ -83,9 +83,9 @@ class Workers:
         Args:
             function: must be picklable if workers are other processes.
             items: its arguments.
-            cost: returns the bytes that an item takes while it is in flight, at most `LARGEST`; the
-                sum never exceeds `BUDGET`. If it returns None, the item is not processed and is
-                yielded with None.
+            cost: returns the bytes that an item takes while it is in flight. Their sum exceeds
+                `BUDGET` only if one item alone does. If they are more than `LARGEST`, or None for
+                an item that takes none, the item is not processed and is yielded with None.
 
         Raises:
             ExecutorError: the executor lost a worker or accepts no more items.
@@ -93,28 +93,27 @@ class Workers:
         """
         if self._executor is None:
             for item in items:
-                is_skipped = cost is not None and cost(item) is None
-                yield item, None if is_skipped else function(item)
+                is_taken = _is_taken(0 if cost is None else cost(item))
+                yield item, function(item) if is_taken else None
             return
         remaining = ((item, 0 if cost is None else cost(item)) for item in items)
-        waiting: deque[tuple[Item, FutureLike | None, int]] = deque()
+        waiting: deque[tuple[Item, FutureLike | None, int | None]] = deque()
         in_flight = held = 0  # items, their bytes
         following = next(remaining, None)
         try:
             while waiting or following:
                 while following:
                     item, size = following
-                    if size is None:
-                        waiting.append((item, None, 0))
-                    elif in_flight > self._ahead or (in_flight and held + size > BUDGET):
-                        break
-                    else:
-                        waiting.append((item, self._submit(function, item), size))
+                    if size is not None:
+                        if in_flight > self._ahead or (in_flight and held + size > BUDGET):
+                            break
                         in_flight, held = in_flight + 1, held + size
+                    future = self._submit(function, item) if _is_taken(size) else None
+                    waiting.append((item, future, size))
                     following = next(remaining, None)
                 item, future, size = waiting.popleft()
                 yield item, None if future is None else self._result(future)
-                if future is not None:
+                if size is not None:
                     in_flight, held = in_flight - 1, held - size
         finally:
             for _, future, _ in waiting:
@@ -137,6 +136,11 @@ class Workers:
             if self.is_local:
                 raise
             raise _worker_error(error) from error
+
+
+def _is_taken(size: int | None) -> bool:
+    """Return whether a worker processes an item that takes so many bytes."""
+    return size is not None and size <= LARGEST
 
 
 def _worker_error(error: Exception) -> ExecutorError:
@@ -171,6 +175,7 @@ class LocalState:
         """Lend a buffer of at least `nbytes`.
 
         Buffers are reused: the first write to new memory costs as much as reading a file into it.
+        Those above `LARGEST` are not kept.
         """
         with self._lock:
             buffer = self._free.pop() if self._free else None
@@ -184,7 +189,10 @@ class LocalState:
             yield buffer
         finally:
             with self._lock:
-                self._free.append(buffer)
+                if len(buffer) <= LARGEST:
+                    self._free.append(buffer)
+                else:
+                    self._held -= len(buffer)
 
 
 @contextmanager

@@ -86,7 +86,7 @@ bool has_dotprod() {
   constexpr unsigned long kDotProducts = 1ul << 20;  // HWCAP_ASIMDDP
   return getauxval(AT_HWCAP) & kDotProducts;
 }
-bool has_i8mm() {
+[[maybe_unused]] bool has_i8mm() {
   constexpr unsigned long kMatrixProducts = 1ul << 13;  // HWCAP2_I8MM
   return getauxval(AT_HWCAP2) & kMatrixProducts;
 }
@@ -97,18 +97,18 @@ bool has_feature(const char* name) {
   return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
 }
 bool has_dotprod() { return has_feature("hw.optional.arm.FEAT_DotProd"); }
-bool has_i8mm() { return has_feature("hw.optional.arm.FEAT_I8MM"); }
+[[maybe_unused]] bool has_i8mm() { return has_feature("hw.optional.arm.FEAT_I8MM"); }
 #elif defined(_WIN32)
 // By number: older headers lack the names.
 bool has_dotprod() {
   return IsProcessorFeaturePresent(43);  // PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE
 }
-bool has_i8mm() {
+[[maybe_unused]] bool has_i8mm() {
   return IsProcessorFeaturePresent(66);  // PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE
 }
 #else
 bool has_dotprod() { return false; }
-bool has_i8mm() { return false; }
+[[maybe_unused]] bool has_i8mm() { return false; }
 #endif
 #endif
 
@@ -177,8 +177,10 @@ void fill_table(KernelTable& table, [[maybe_unused]] Isa isa) {
   fill_panels_neon_dotprod(table);
   fill_dense_neon_dotprod(table);
 
+#if defined(RSR_I8MM)
   if (isa < Isa::neon_i8mm) return;
   fill_panels_neon_i8mm(table);
+#endif
 #endif
 }
 
@@ -203,7 +205,9 @@ constexpr IsaEntry kIsas[] = {
 #elif defined(RSR_ARM64)
     {"neon", Isa::neon, always},
     {"neon_dotprod", Isa::neon_dotprod, has_dotprod},
+#if defined(RSR_I8MM)
     {"neon_i8mm", Isa::neon_i8mm, has_i8mm},
+#endif
 #endif
 };
 constexpr int kIsaCount = sizeof(kIsas) / sizeof(kIsas[0]);

@@ -10,6 +10,7 @@ namespace rsr {
 
 constexpr int kMaxK = 5;            // inputs of a column block: base^k <= kPatterns
 constexpr int kPatterns = 32;       // entries of a lookup table: a rank has five bits
+constexpr int kFewPatterns = 16;    // entries that one lookup of AVX2 reaches
 constexpr size_t kRowUnit = 32;     // an index is padded to whole units; kernels unroll over them
 constexpr int kMaxMagnitude = 128;  // of an int8 input
 constexpr int kMaxDigit = 2;        // magnitude of a digit; k times the largest is at most kMaxK

@@ -330,7 +330,8 @@ class Multiplication {
             a.padded_rows() - start,
             a.index_columns(),
             columns_per_widen_,
-            has_short_units(a) ? grouping() : Grouping{0, 0}};
+            has_short_units(a) ? grouping() : Grouping{0, 0},
+            a.has_few_patterns};
   }
 
   static bool has_short_units(const RankedIndex& a) {

@@ -25,6 +25,7 @@ struct RankedIndex {
   int k;                    // inputs of a column block
   const int16_t* patterns;  // (k, kPatterns): value of digit d in pattern p
   int largest_digit;        // of them (packing.h)
+  bool has_few_patterns;    // no more than kFewPatterns: the others are zeros
   const float* scale;       // one per scale_rows rows
   size_t scale_rows;
   IndexGroups groups;  // if present, their scales replace `scale`

@@ -101,7 +101,9 @@ class StepGroups {
                             height,
                             end,
                             reach.last - reach.first,
-                            columns_per_widen<Packing>(a.k, a.largest_digit)};
+                            columns_per_widen<Packing>(a.k, a.largest_digit),
+                            {0, 0},
+                            a.has_few_patterns};
       kernel_.lookup(rows, all + reach.tables, sums);
       for (size_t r = 0; r < height; r++) y[r] += steps[g] * static_cast<float>(sums[r]);
     }

@@ -31,7 +31,8 @@ struct RankedRows {
   size_t end;                // rows of the index, counted from there: gives the last strip's height
   size_t columns;            // word columns or units
   size_t columns_per_widen;  // packing.h
-  Grouping grouping = {0, 0};  // packing n4s1: how groups are cut into units; 0: no groups
+  Grouping grouping = {0, 0};     // packing n4s1: how groups are cut into units; 0: no groups
+  bool has_few_patterns = false;  // whether entries of tables from kFewPatterns on are zero
 };
 
 // The scales of an index with a scale for each row and group of columns.

@@ -16,7 +16,7 @@ class Ranked:
         """
         Packing w16.
 
-        words: (padded rows * word columns,), strips of word columns (formats/SPEC.md). patterns: (k, 32), the value of digit d in pattern p; k from 1 to 5. scale: one per scale_rows rows. group_scale: replaces scale, (groups, rows) float16 or float32 as bytes, one group per group_columns columns. stride: from one input of a column block to the next. Raises ValueError for sizes that do not match.
+        words: (padded rows * word columns,), strips of word columns (formats/SPEC.md). patterns: (k, count), the value of digit d in pattern p; k from 1 to 5, count up to 32; other ranks stand for zeros. scale: one per scale_rows rows. group_scale: replaces scale, (groups, rows) float16 or float32 as bytes, one group per group_columns columns. stride: from one input of a column block to the next. Raises ValueError for sizes that do not match.
         """
 
     @overload
@@ -24,7 +24,7 @@ class Ranked:
         """
         Packing n4s1.
 
-        bytes: (padded rows * bytes of a row,), strips of units. patterns: (3, 32), those of three ternary digits in order. scale: one per scale_rows rows. group_scale and group_columns: as for w16; units end with every group. Raises ValueError for sizes that do not match.
+        bytes: (padded rows * bytes of a row,), strips of units. patterns: (3, count), those of three ternary digits in order. scale: one per scale_rows rows. group_scale and group_columns: as for w16; units end with every group. Raises ValueError for sizes that do not match.
         """
 
     def times(self, x: object, most_dimensions: int) -> numpy.typing.NDArray[Any] | None:

@@ -7,6 +7,7 @@ themselves are in `products`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from operator import index as as_index
 from typing import Any, NoReturn
 
@@ -26,9 +27,12 @@ from rsr_formats.packing import Block
 from rsr_formats.records import IndexedTensor
 from rsr_formats.validate import check_ranks
 
+from . import _native
 from .errors import ClosedError, InputShapeError, InputTypeError, OptionError
 from .inputs import plain_array
 from .products import (
+    Groups,
+    Index,
     multiply,
     multiply_columns,
     multiply_group_quantized,
@@ -51,7 +55,8 @@ _PRODUCT = {np.dtype(np.float32): np.dtype(np.float32), np.dtype(np.int8): np.dt
 class Matrix:
     """A matrix W (out_features, in_features) whose entries are digit value * scale.
 
-    `rsr_runtime.load` makes it. Several threads may use one at the same time.
+    `rsr_runtime.load` makes it. Several threads may use one at the same time. The first use of the
+    index or the scales checks them, and raises `FormatError` if they are damaged.
 
     Guarantees of the products:
 
@@ -71,7 +76,6 @@ class Matrix:
     `Rotation`.
 
     Attributes:
-        index: what kernels read, for `rsr_runtime.products`.
         rotation: the basis that W is stored in; None if it is the model's.
     """
 
@@ -80,19 +84,31 @@ class Matrix:
     def __init__(
         self,
         tensor: IndexedTensor,
-        arrays: dict[str, Array],
+        read: Callable[[], dict[str, Array]],
         is_closed: Callable[[], bool],
         origin: Origin | None = None,
         rotation: Rotation | None = None,
     ) -> None:
         self._tensor = tensor
-        self._arrays = arrays
+        self._read = read
         self._is_closed = is_closed
         self._origin = origin
         self.rotation = rotation
-        self.index = native_index(tensor, arrays)
-        self._alone = share_tables([self.index])
         self._scale: FloatArray | None = None  # made on first access
+
+    @cached_property
+    def _arrays(self) -> dict[str, Array]:
+        """The sections of the index and the scales, by name."""
+        return self._read()
+
+    @cached_property
+    def index(self) -> Index:
+        """What kernels read, for `rsr_runtime.products`."""
+        return native_index(self._tensor, self._arrays)
+
+    @cached_property
+    def _alone(self) -> Groups:
+        return share_tables([self.index])
 
     @property
     def name(self) -> str:
@@ -159,6 +175,11 @@ class Matrix:
         return self._tensor.group_columns if self._tensor.is_grouped else self.shape[1]
 
     @property
+    def step_columns(self) -> int:
+        """Columns of x that activations "int8-group" quantize together, see `linear`."""
+        return self._tensor.group_columns if self._tensor.is_grouped else _native.STEP_COLUMNS
+
+    @property
     def arrays(self) -> tuple[Array, ...]:
         """The arrays a product reads, as stored: the index and any scales."""
         scaled = self._tensor.scale is not None
@@ -174,7 +195,7 @@ class Matrix:
         for part, array in self._arrays.items():
             copies[part] = allocate(array.nbytes).view(array.dtype).reshape(array.shape)
             copies[part][...] = array
-        return Matrix(self._tensor, copies, lambda: False, rotation=self.rotation)
+        return Matrix(self._tensor, lambda: copies, lambda: False, rotation=self.rotation)
 
     @property
     def nbytes(self) -> int:

@@ -112,10 +112,10 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
 
         Raises:
             UnknownNameError: no tensor has that name; it is a KeyError.
-            FormatError: the index or compressed data is damaged.
+            FormatError: the compressed data of a dense tensor is damaged.
             ClosedError: the model was closed.
         """
-        tensor = self._record(name)
+        tensor = self._open_record(name)
         if not isinstance(tensor, records.DenseTensor):
             return self._matrix(tensor)
         dense = self._dense(tensor)
@@ -127,10 +127,9 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
         Raises:
             UnknownNameError: no tensor has that name; it is a KeyError.
             OptionError: the tensor is dense.
-            FormatError: the index is damaged.
             ClosedError: the model was closed.
         """
-        tensor = self._record(name)
+        tensor = self._open_record(name)
         if isinstance(tensor, records.DenseTensor):
             raise OptionError(
                 f"{name!r} is a dense {tensor.dtype} tensor, expected an indexed matrix: "
@@ -147,7 +146,7 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
             FormatError: the compressed data is damaged.
             ClosedError: the model was closed.
         """
-        tensor = self._record(name)
+        tensor = self._open_record(name)
         if not isinstance(tensor, records.DenseTensor):
             raise OptionError(
                 f"{name!r} is an indexed matrix, expected a dense tensor: use model.matrix(name)"
@@ -158,7 +157,6 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
         """Iterate over the indexed tensors in file order; `Matrix.name` is the name of each.
 
         Raises:
-            FormatError: an index is damaged.
             ClosedError: the model was closed.
         """
         for name in self._tensors:
@@ -166,12 +164,23 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
                 yield self.matrix(name)
 
     def is_indexed(self, name: str) -> bool:
-        """Return whether a tensor is a `Matrix`, without reading its index.
+        """Return whether a tensor is a `Matrix`.
 
         Raises:
             UnknownNameError: no tensor has that name; it is a KeyError.
         """
-        return not isinstance(self._find(name), records.DenseTensor)
+        return not isinstance(self.record(name), records.DenseTensor)
+
+    def record(self, name: str) -> records.Tensor:
+        """Return what the header of the file says of a tensor, also after `close`.
+
+        Raises:
+            UnknownNameError: no tensor has that name; it is a KeyError.
+        """
+        try:
+            return self._tensors[name]
+        except (KeyError, TypeError):  # TypeError: no hash
+            raise _unknown("tensor", name, list(self._tensors)) from None
 
     def move_by(self, names: Iterable[str], busy: Callable[[], float]) -> None:
         """Say what products read, and what they cost, for memory "auto"; other memory ignores it.
@@ -185,7 +194,7 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
             UnknownNameError: the model has no such tensor.
             ClosedError: the model was closed.
         """
-        tensors = [self._record(name) for name in names]
+        tensors = [self._open_record(name) for name in names]
         if self._handle.identity[1] == "auto":
             self._handle.move(tensors, busy)
 
@@ -219,15 +228,9 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
         )
         return self.dense(name).data
 
-    def _record(self, name: str) -> records.Tensor:
+    def _open_record(self, name: str) -> records.Tensor:
         self._handle.file()  # first, because a closed model raises for any name
-        return self._find(name)
-
-    def _find(self, name: str) -> records.Tensor:
-        try:
-            return self._tensors[name]
-        except (KeyError, TypeError):  # TypeError: no hash
-            raise _unknown("tensor", name, list(self._tensors)) from None
+        return self.record(name)
 
     def _matrix(self, tensor: records.IndexedTensor) -> Matrix:
         with self._lock:
@@ -402,5 +405,7 @@ def _open_same(path: str, memory: str, digest: bytes) -> RsrFile:
 
 def _open_matrix(handle: _Handle, tensor: records.IndexedTensor) -> Matrix:
     origin = _load_pickled_matrix, (*handle.identity, tensor.name)
-    arrays = handle.file().index_arrays(tensor)
-    return Matrix(tensor, arrays, handle.is_closed, origin, handle.rotation(tensor))
+    rotation = handle.rotation(tensor)
+    return Matrix(
+        tensor, lambda: handle.file().index_arrays(tensor), handle.is_closed, origin, rotation
+    )

@@ -23,8 +23,6 @@ Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
 Int8Array = npt.NDArray[np.int8]
 
-_TABLE = 32  # entries of a lookup table, because a rank has five bits
-
 
 class PermutedIndex:
     """A permuted index: permutation and segment list of every column block."""
@@ -85,8 +83,7 @@ def native_index(t: IndexedTensor, arrays: Mapping[str, Array]) -> Index:
     """
     if t.encoding == "permuted":
         return PermutedIndex(t, arrays)
-    patterns = np.zeros((t.k, _TABLE), np.int16)
-    patterns[:, : t.patterns] = pattern_values(t.digits, t.k, t.pattern_list).T
+    patterns = pattern_values(t.digits, t.k, t.pattern_list).T.astype(np.int16, order="C")
     index = arrays["ranks"], t.rows, t.columns, patterns
     if t.is_grouped:
         groups = _group_scales(t, arrays["scale"])

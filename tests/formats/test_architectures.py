@@ -105,7 +105,12 @@ def test_each_projection_leads_from_or_to_the_hidden_size() -> None:
     ],
 )
 def test_names_of_a_decoder(names: list[str], prefix: str, head: str) -> None:
-    assert DecoderNames.find(names) == DecoderNames(prefix, head)
+    found = DecoderNames.find(names)
+    assert found == DecoderNames(prefix, head)
+    for module in (f"{prefix}layers.0.mlp.up_proj", f"{prefix}embed_tokens", head):
+        usual = "lm_head" if module == head else f"model.{module.removeprefix(prefix)}"
+        assert found.usual(module) == usual
+        assert found.usual(f"{module}.weight") == f"{usual}.weight"
 
 
 def test_other_prefixes_and_the_usual_one() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rsr_formats.atomic import atomic_file, beside, temporary
+from rsr_formats.atomic import atomic_file, beside, link_or_copy, temporary
 from rsr_formats.errors import OutputExistsError
 
 
@@ -112,7 +112,7 @@ def test_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
 
 KILLED = """
 import sys
-from rsr_formats.atomic import atomic_file, beside, temporary
+from rsr_formats.atomic import atomic_file, beside, link_or_copy, temporary
 with atomic_file(sys.argv[1], force=True) as file:
     file.write(bytes(100_000))
     file.flush()
@@ -178,3 +178,37 @@ def test_errors_within_a_temporary_folder_name_the_folder(tmp_path: Path) -> Non
     with pytest.raises(OSError, match="failed") as caught:
         fail()
     assert caught.value.filename == str(target / "config.json")
+
+
+def test_a_second_name(tmp_path: Path) -> None:
+    """As a link to the file itself, in place of another file that other names keep."""
+    source, target, other = (tmp_path / name for name in ("source", "target", "other"))
+    source.write_bytes(b"new")
+    target.write_bytes(b"old")
+    other.hardlink_to(target)
+    (tmp_path / "symbolic").symlink_to(source)
+    for _ in range(2):
+        link_or_copy(tmp_path / "symbolic", target)
+        assert target.samefile(source)
+        assert not target.is_symlink()
+    assert other.read_bytes() == b"old"
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "target", "other", "symbolic"}
+
+
+def test_a_copy_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "source").write_bytes(b"new")
+    (tmp_path / "target").write_bytes(b"old")
+
+    def fail(*call: object) -> None:
+        raise OSError(errno.EXDEV, "no links")
+
+    monkeypatch.setattr(Path, "hardlink_to", fail)
+    monkeypatch.setattr("shutil.copyfile", fail)
+    with pytest.raises(OSError, match="no links"):
+        link_or_copy(tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == b"old"
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "hardlink_to", fail)
+    link_or_copy(tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == b"new"
+    assert not (tmp_path / "target").samefile(tmp_path / "source")

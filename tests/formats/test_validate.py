@@ -19,9 +19,10 @@ TENSOR = IndexedTensor(
 @pytest.mark.parametrize("dtype", ["<f2", "<f4"])
 def test_scales_are_finite(dtype: str) -> None:
     largest = np.finfo(dtype).max
-    scale = np.array([-largest, -0.0, largest], dtype)
-    check_scale(TENSOR, scale)
-    for value in (np.inf, -np.inf, np.nan, -np.nan):
-        scale[1] = value
-        with pytest.raises(IndexDataError, match="scale of tensor 'w' is not finite"):
-            check_scale(TENSOR, scale)
+    for least in (0, -0.0, -largest):
+        scale = np.array([least, 0, largest], dtype)
+        check_scale(TENSOR, scale)
+        for value in (np.inf, -np.inf, np.nan, -np.nan):
+            scale[1] = value
+            with pytest.raises(IndexDataError, match="scale of tensor 'w' is not finite"):
+                check_scale(TENSOR, scale)

@@ -257,6 +257,15 @@ def test_mode_and_gradients(folders: Folders) -> None:
     assert model.model.embed_tokens.weight.grad.abs().max() > 0
 
 
+def test_compiled_without_graph_breaks(folders: Folders) -> None:
+    model, tokens = judge.load(folders("bitnet-2b") / "model"), golden("bitnet-2b", "tokens")
+    accelerate(model, folders("bitnet-2b") / "model.rsr")
+    wanted = model(tokens, use_cache=False).logits
+    with torch.compiler.set_stance("default"):
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        assert torch.equal(compiled(tokens, use_cache=False).logits, wanted)
+
+
 # --- names --------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 import numpy as np
@@ -327,6 +328,23 @@ def test_pushing_while_saving_is_refused(pair: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+def test_push_to_hub_uploads_all_files(pair: Any) -> None:
+    """With an uploader that only looks, in place of the one that needs the Hub."""
+    uploaded: set[str] = set()
+
+    def look(directory: str, *arguments: Any, **options: Any) -> None:
+        uploaded.update(path.name for path in Path(directory).iterdir())
+
+    with (
+        judge.quiet(),
+        mock.patch("transformers.utils.hub.hf_api"),
+        mock.patch("transformers.utils.hub.create_and_tag_model_card"),
+        mock.patch.object(type(pair[1]), "_upload_modified_files", side_effect=look),
+    ):
+        pair[1].push_to_hub("org/model")
+    assert {"config.json", "model.safetensors", "model.rsr"} <= uploaded
+
+
 def test_copies_and_pickles(pair: Any, tmp_path: Path) -> None:
     model = pair[1]
     buffer = io.BytesIO()
@@ -536,6 +554,20 @@ def test_settings_are_checked(folder: Path, settings: dict[str, Any], message: s
     change(folder, **settings)
     with pytest.raises(OptionError, match=f"quantization_config: {message}"):
         load(folder)
+
+
+def test_an_embedding_of_another_kind_is_not_replaced(tmp_path: Path) -> None:
+    """Gemma's multiplies its rows by a factor, so its ternary embedding is written as floats."""
+    family = dataclasses.replace(FAMILIES["gemma3"], everything=True)
+    export_pretrained(family.build(tmp_path), tmp_path / "exported")
+    model = load(tmp_path / "exported")
+    assert type(model.model.embed_tokens).__name__ == "Gemma3TextScaledWordEmbedding"
+    assert type(model.lm_head) is RsrLinear
+    tensors = load_file(tmp_path / "exported" / "model.safetensors")
+    del tensors["model.embed_tokens.weight"]
+    save_file(tensors, tmp_path / "exported" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(OptionError, match=r"no linear layer of its shape for model\.embed_tokens"):
+        load(tmp_path / "exported")
 
 
 def test_layers_must_fit(folder: Path) -> None:

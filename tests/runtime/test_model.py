@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -198,9 +198,7 @@ def test_is_indexed(model_file: tuple[Path, Built]) -> None:
             model.is_indexed("config.json")
 
 
-def test_is_indexed_does_not_touch_the_index(workshop: Workshop) -> None:
-    """A damaged index is found when it is used."""
-
+def test_the_index_is_not_touched_before_it_is_used(workshop: Workshop) -> None:
     def damage(arrays: dict[str, Any]) -> None:
         arrays["permutation"][:] = 40
 
@@ -208,8 +206,10 @@ def test_is_indexed_does_not_touch_the_index(workshop: Workshop) -> None:
     workshop.write(path, [Spec((40, 50), name="w", k=4, encoding="permuted")], damage)
     with rsr.load(path) as model:
         assert model.is_indexed("w")
+        w = model.matrix("w")
+        assert w.shape == (40, 50)
         with pytest.raises(IndexDataError):
-            model["w"]
+            w @ np.ones(50, np.float32)
 
 
 @pytest.mark.parametrize("zstd", [None, 3])
@@ -414,6 +414,27 @@ def _far_out_of_range(arrays: dict[str, Array]) -> None:
     arrays["permutation"][0, 3] = 0xFFFF
 
 
+def _ones(w: Matrix, *shape: int) -> npt.NDArray[np.float32]:
+    return np.ones((*shape, w.shape[1]), np.float32)
+
+
+# What reads the index or the scales of a matrix, in whatever encoding.
+USES: dict[str, Callable[[Matrix], object]] = {
+    "vector": lambda w: w @ _ones(w),
+    "vectors": lambda w: w @ _ones(w, 3).T,
+    "int8": lambda w: w.matvec(np.ones(w.shape[1], np.int8)),
+    "linear": lambda w: w.linear(_ones(w, 2)),
+    "quantizing": lambda w: w.linear(_ones(w, 2), "int8"),
+    "quantizing groups": lambda w: w.linear(_ones(w, 2), "int8-group"),
+    "two matrices": lambda w: rsr.linear_all([w, w], _ones(w, 2)),
+    "scale": lambda w: w.scale,
+    "arrays": lambda w: w.arrays,
+    "dense": Matrix.to_dense,
+    "block": lambda w: w.block(0),
+    "copy": lambda w: w.copy(lambda nbytes: np.empty(nbytes, np.uint8)),
+}
+
+
 @pytest.mark.parametrize("direction", ["expand", "reduce"])
 @pytest.mark.parametrize(
     ("damage", "sentence"),
@@ -434,23 +455,27 @@ def test_a_damaged_permuted_index_never_reaches_a_kernel(
     path = workshop.path()
     w = Spec(shape, encoding="permuted", direction=direction, name="w")
     workshop.write(path, [w], damage)
-    model = rsr.load(path)  # the index is looked at when it is used
+    matrix = rsr.load(path).matrix("w")  # the index is looked at when it is used
     for _ in range(2):
-        with pytest.raises(IndexDataError, match=sentence):
-            model["w"]
+        for use in USES.values():
+            with pytest.raises(IndexDataError, match=sentence):
+                use(matrix)
     with pytest.raises(IndexDataError, match=sentence):
         rsr.load(path, verify=True)
 
 
-def test_a_scale_that_is_not_finite_is_refused(model_file: tuple[Path, Built]) -> None:
+@pytest.mark.parametrize("use", [*USES, "rows"])
+def test_a_scale_that_is_not_finite_is_refused(use: str, model_file: tuple[Path, Built]) -> None:
     path, _ = model_file
     section = next(s for s in RsrFile(path).header.sections if s.size == 4 * 40)
     data = bytearray(path.read_bytes())
     data[section.offset : section.offset + 4] = np.float32(np.nan).tobytes()
     copy = path.with_name("copy.rsr")
     copy.write_bytes(data)
-    with pytest.raises(IndexDataError, match="scale of tensor 'w' is not finite"):
-        rsr.load(copy)["w"]
+    w = rsr.load(copy).matrix("w")
+    for _ in range(2):
+        with pytest.raises(IndexDataError, match="scale of tensor 'w' is not finite"):
+            w.rows(np.array([1])) if use == "rows" else USES[use](w)
 
 
 # --- threads --------------------------------------------------------------------------------

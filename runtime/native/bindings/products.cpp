@@ -4,6 +4,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <optional>
 #include <string>
@@ -69,8 +70,8 @@ class Ranked {
   Ranked(Array<const uint16_t, 1> words, size_t rows, size_t columns,
          Array<const int16_t, 2> patterns, Array<const float, 1> scale, size_t scale_rows,
          std::optional<Bytes> group_scale, size_t group_columns, size_t stride)
-      : words_(words), patterns_(patterns), scale_(scale), group_scale_(group_scale) {
-    set_index(rsr::Packing::w16, words.data(), rows, columns, scale_rows);
+      : words_(words), scale_(scale), group_scale_(group_scale) {
+    set_index(rsr::Packing::w16, words.data(), rows, columns, patterns, scale_rows);
     if (group_scale) set_groups(*group_scale, group_columns);
     if (stride != 1) set_stride(stride);
     check_size(words.nbytes());
@@ -79,12 +80,14 @@ class Ranked {
   Ranked(Array<const uint8_t, 1> bytes, size_t rows, size_t columns,
          Array<const int16_t, 2> patterns, Array<const float, 1> scale, size_t scale_rows,
          std::optional<Bytes> group_scale, size_t group_columns)
-      : bytes_(bytes), patterns_(patterns), scale_(scale), group_scale_(group_scale) {
+      : bytes_(bytes), scale_(scale), group_scale_(group_scale) {
     require(patterns.shape(0) == size_t{rsr::N4S1::kK}, "packing n4s1 needs k = 3");
-    set_index(rsr::Packing::n4s1, bytes.data(), rows, columns, scale_rows);
+    set_index(rsr::Packing::n4s1, bytes.data(), rows, columns, patterns, scale_rows);
     if (group_scale) set_groups(*group_scale, group_columns);
     check_size(bytes.nbytes());
   }
+
+  Ranked(const Ranked&) = delete;  // index_ points to patterns_
 
   const rsr::RankedIndex& index() const { return index_; }
 
@@ -143,20 +146,29 @@ class Ranked {
   }
 
   void set_index(rsr::Packing packing, const void* data, size_t rows, size_t columns,
-                 size_t scale_rows) {
-    const int k = static_cast<int>(patterns_.shape(0));
-    require(1 <= k && k <= rsr::kMaxK && patterns_.shape(1) == size_t{rsr::kPatterns},
-            "patterns must be (k, 32), k from 1 to 5");
+                 const Array<const int16_t, 2>& patterns, size_t scale_rows) {
+    const int k = static_cast<int>(patterns.shape(0));
+    const size_t count = patterns.shape(1);
+    require(1 <= k && k <= rsr::kMaxK && count <= size_t{rsr::kPatterns},
+            "patterns must be (k, count), k from 1 to 5, count up to 32");
+    for (int d = 0; d < k; d++)
+      std::copy_n(patterns.data() + d * count, count, patterns_.data() + d * rsr::kPatterns);
     const int largest = rsr::largest_digit(patterns_.data(), k);
     require(largest <= rsr::kMaxDigit && k * largest <= rsr::kMaxK,
             "digits must be -2 to 2, and k times the largest at most 5");
     require(columns < rsr::columns_end(largest), "sums of so many columns overflow int32");
     check_scale(scale_, scale_rows, rows);
-    index_ = {packing,    static_cast<const uint8_t*>(data),
-              rows,       columns,
-              k,          patterns_.data(),
-              largest,    scale_.data(),
-              scale_rows, {},
+    index_ = {packing,
+              static_cast<const uint8_t*>(data),
+              rows,
+              columns,
+              k,
+              patterns_.data(),
+              largest,
+              count <= size_t{rsr::kFewPatterns},
+              scale_.data(),
+              scale_rows,
+              {},
               1};
   }
 
@@ -183,7 +195,7 @@ class Ranked {
 
   Array<const uint16_t, 1> words_;  // these keep the memory alive
   Array<const uint8_t, 1> bytes_;
-  Array<const int16_t, 2> patterns_;
+  std::array<int16_t, rsr::kMaxK * rsr::kPatterns> patterns_ = {};
   Array<const float, 1> scale_;
   std::optional<Bytes> group_scale_;
   rsr::RankedIndex index_;
@@ -454,24 +466,24 @@ void bind_indexes(nb::module_& m) {
   m.attr("STEP_COLUMNS") = rsr::kStepColumns;
   NumPy::get();
   nb::class_<Ranked>(m, "Ranked", "An index in encoding ranked. The caller has checked its ranks.")
-      .def(
-          nb::init<Array<const uint16_t, 1>, size_t, size_t, Array<const int16_t, 2>,
-                   Array<const float, 1>, size_t, std::optional<Bytes>, size_t, size_t>(),
-          "words"_a.noconvert(), "rows"_a, "columns"_a, "patterns"_a, "scale"_a, "scale_rows"_a,
-          "group_scale"_a = nb::none(), "group_columns"_a = 0, "stride"_a = 1,
-          "Packing w16.\n\n"
-          "words: (padded rows * word columns,), strips of word columns (formats/SPEC.md). "
-          "patterns: (k, 32), the value of digit d in pattern p; k from 1 to 5. scale: one per "
-          "scale_rows rows. group_scale: replaces scale, (groups, rows) float16 or float32 as "
-          "bytes, one group per group_columns columns. stride: from one input of a column block to "
-          "the next. Raises ValueError for sizes that do not match.")
+      .def(nb::init<Array<const uint16_t, 1>, size_t, size_t, Array<const int16_t, 2>,
+                    Array<const float, 1>, size_t, std::optional<Bytes>, size_t, size_t>(),
+           "words"_a.noconvert(), "rows"_a, "columns"_a, "patterns"_a, "scale"_a, "scale_rows"_a,
+           "group_scale"_a = nb::none(), "group_columns"_a = 0, "stride"_a = 1,
+           "Packing w16.\n\n"
+           "words: (padded rows * word columns,), strips of word columns (formats/SPEC.md). "
+           "patterns: (k, count), the value of digit d in pattern p; k from 1 to 5, count up "
+           "to 32; other ranks stand for zeros. scale: one per scale_rows rows. group_scale: "
+           "replaces scale, (groups, rows) float16 or float32 as bytes, one group per "
+           "group_columns columns. stride: from one input of a column block to "
+           "the next. Raises ValueError for sizes that do not match.")
       .def(
           nb::init<Array<const uint8_t, 1>, size_t, size_t, Array<const int16_t, 2>,
                    Array<const float, 1>, size_t, std::optional<Bytes>, size_t>(),
           "bytes"_a.noconvert(), "rows"_a, "columns"_a, "patterns"_a, "scale"_a, "scale_rows"_a,
           "group_scale"_a = nb::none(), "group_columns"_a = 0,
           "Packing n4s1.\n\n"
-          "bytes: (padded rows * bytes of a row,), strips of units. patterns: (3, 32), those of "
+          "bytes: (padded rows * bytes of a row,), strips of units. patterns: (3, count), those of "
           "three ternary digits in order. scale: one per scale_rows rows. group_scale and "
           "group_columns: as for w16; units end with every group. Raises ValueError for sizes that "
           "do not match.")

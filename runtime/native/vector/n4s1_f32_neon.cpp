@@ -50,6 +50,7 @@ void build_tables(const float* x, const float* patterns, int k, size_t blocks, v
 template <int N>
 inline void add_unit(const uint8_t* unit, size_t height, const uint8_t* t, PlaneSums* sums,
                      uint8x16_t* negatives) {
+  prefetch_unit<N>(unit, height);
   SixteenRows<N> rows[2] = {{unit, height}, {unit + 16, height}};
 #pragma GCC unroll 8
   for (int j = 0; j < N; j++, t += kTableBytes) {
@@ -80,7 +81,6 @@ void lookup_runs(const RankedRows& rows, const Grouping& grouping, const uint8_t
   const size_t height = strip_height<N4S1>(rows.end), count = rows.last - rows.first;
   const float* run_unit = units_of(t, grouping.blocks, kEntries);
   for_each_run(grouping, [&](const UnitRun& run, size_t, size_t g) {
-    prefetch_run(run, unit, count);
     for (size_t r = 0; r < count; r += 32) {
       PlaneSums sums[2] = {PlaneSums(run.blocks()), PlaneSums(run.blocks())};
       uint8x16_t negatives[2] = {vdupq_n_u8(0), vdupq_n_u8(0)};

@@ -60,6 +60,7 @@ struct Sums {
 // Adds a unit of N blocks for 32 rows.
 template <int N>
 inline void add_unit(const uint8_t* unit, size_t height, const uint8_t* t, Sums* sums) {
+  prefetch_unit<N>(unit, height);
   SixteenRows<N> rows[2] = {{unit, height}, {unit + 16, height}};
   uint8x16_t l[2], h[2];
   for (int r = 0; r < 2; r++) l[r] = h[r] = vdupq_n_u8(0);
@@ -88,7 +89,6 @@ void lookup_groups(const RankedRows& rows, const Grouping& grouping, const void*
     int32_t sums_i32[N4S1::kStripRows] = {};
     for (const size_t end = group_end(grouping, b); b < end;) {
       const UnitRun run(end - b, rows.columns_per_widen);
-      prefetch_run(run, unit, count);
       for (size_t r = 0; r < count; r += 32) {
         Sums sums[2];
         for_each_unit<kTableBytes>(run, unit + r, height, t,

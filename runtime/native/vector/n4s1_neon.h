@@ -44,6 +44,12 @@ class SixteenRows {
   uint8x16_t signs_, pair_;
 };
 
+// Prefetches a unit of N blocks: a vector of a strip of 64 rows is a line.
+template <int N>
+inline void prefetch_unit(const uint8_t* unit, size_t height) {
+  for (size_t i = 0; i < N4S1::unit_bytes(N); i++) prefetch_index(unit + i * height);
+}
+
 // Calls add(unit, table, N) with each unit of a run, for the 32 rows from `unit` on; N: its blocks,
 // as a constant.
 template <size_t kTableBytes, class Add>
@@ -60,11 +66,6 @@ inline void for_each_unit(const UnitRun& run, const uint8_t* unit, size_t height
 // Bytes of a row in the units of a run.
 inline size_t bytes_of(const UnitRun& run) {
   return run.units * N4S1::kCellBytes + N4S1::unit_bytes(run.short_blocks);
-}
-
-// Prefetches a run of `rows` rows.
-inline void prefetch_run(const UnitRun& run, const uint8_t* unit, size_t rows) {
-  for (size_t line = 0; line < bytes_of(run) * rows; line += 64) prefetch_index(unit + line);
 }
 
 }  // namespace

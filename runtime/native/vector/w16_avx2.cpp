@@ -1,20 +1,18 @@
 // One vector, packing w16, AVX2, which has no lookup of 32 words: tables are looked up in bytes and
 // halves.
 //
-// int8: a table is stored as low bytes and high bytes. vpshufb looks up 16 bytes; entries 0-15 and
-// 16-31 take one lookup each, with the indices moved so that the lookup that does not apply yields
-// zero (a set bit 7), and an OR joins them. Interleaving low and high bytes restores the int16 sums
-// in row order.
-// float32: four vpermps of eight entries, selected by bits 3 and 4 of the rank.
+// int8: a table is stored as low bytes and high bytes (w16_avx2.h). Interleaving low and high bytes
+// restores the int16 sums in row order.
+// float32: four vpermps of eight entries, selected by bits 3 and 4 of the rank; of an index with
+// few patterns two.
 //
-// Per word column and 32 rows (96 k multiply-adds):
+// Per word column and 32 rows (96 k multiply-adds), with more than 16 patterns:
 //   int8      12 vpshufb, 12 vbroadcasti128 (shared by up to 128 rows), 6 vpand, 6 vpaddb, 6 vpor,
 //             6 vpaddw, 4 vpsrlw, 3 vpackuswb, 6 vpunpck. Without the loads, 49 operations on three
 //             ports: 16 cycles on Sapphire Rapids.
 //   float32   48 vpermps, 36 vblendvps, 24 vpslld, 10 vpsrld, 12 vaddps. vpermps alone takes 48
 //             cycles on Sapphire Rapids.
-#include "avx2.h"
-#include "table.h"
+#include "vector/w16_avx2.h"
 
 namespace rsr {
 namespace {
@@ -41,15 +39,12 @@ void build_tables_i8(const int8_t* x, const int16_t* patterns, int k, size_t blo
   }
 }
 
-// Adds the table entries of 32 rows to two int16 sums; i0 and i1 hold rows 0-15 and 16-31.
-inline void add_entries(__m256i i0, __m256i i1, const char* t, __m256i* sums) {
-  const __m256i idx = _mm256_packus_epi16(i0, i1);
-  const __m256i lower = _mm256_add_epi8(idx, _mm256_set1_epi8(0x70));  // 16.. sets bit 7
-  const __m256i upper = _mm256_sub_epi8(idx, _mm256_set1_epi8(0x10));  // 0-15 sets bit 7
-  const __m256i low = _mm256_or_si256(_mm256_shuffle_epi8(load_twice(t), lower),
-                                      _mm256_shuffle_epi8(load_twice(t + 16), upper));
-  const __m256i high = _mm256_or_si256(_mm256_shuffle_epi8(load_twice(t + 32), lower),
-                                       _mm256_shuffle_epi8(load_twice(t + 48), upper));
+// Adds the table entries of 32 rows to two int16 sums; w0 and w1 hold the ranks of rows 0-15 and
+// 16-31 in their low bits.
+template <bool HasFewPatterns>
+inline void add_entries(__m256i w0, __m256i w1, const char* t, __m256i* sums) {
+  const Lookup<HasFewPatterns> lookup(w0, w1);
+  const __m256i low = lookup(t), high = lookup(t + 32);
   sums[0] = _mm256_add_epi16(sums[0], _mm256_unpacklo_epi8(low, high));
   sums[1] = _mm256_add_epi16(sums[1], _mm256_unpackhi_epi8(low, high));
 }
@@ -67,12 +62,11 @@ inline void add_widened(const __m256i (&sums)[R], int32_t* y) {
 
 // Bound: an int16 sum takes the entries of columns_per_widen columns (packing.h), then it is
 // widened.
-template <int R>  // row units
+template <bool HasFewPatterns, int R>  // row units
 void lookup_i8(const RankedRows& rows, const void* tables, int32_t* y) {
   const uint16_t* words = words_of(rows);
   const size_t height = strip_height<W16>(rows.end);
   const char* t = static_cast<const char*>(tables);
-  const __m256i five = _mm256_set1_epi16(31);
   for (int r = 0; r < 32 * R; r++) y[r] = 0;
   for (size_t g = 0; g < rows.columns;) {
     const size_t stop = min(rows.columns, g + rows.columns_per_widen);
@@ -82,11 +76,9 @@ void lookup_i8(const RankedRows& rows, const void* tables, int32_t* y) {
       for (int r = 0; r < R; r++) {
         prefetch(words + 32 * r);
         const __m256i w0 = load(words + 32 * r), w1 = load(words + 32 * r + 16);
-        add_entries(_mm256_and_si256(w0, five), _mm256_and_si256(w1, five), t, sums + 2 * r);
-        add_entries(_mm256_and_si256(_mm256_srli_epi16(w0, 5), five),
-                    _mm256_and_si256(_mm256_srli_epi16(w1, 5), five), t + 64, sums + 2 * r);
-        add_entries(_mm256_and_si256(_mm256_srli_epi16(w0, 10), five),
-                    _mm256_and_si256(_mm256_srli_epi16(w1, 10), five), t + 128, sums + 2 * r);
+        for (int i = 0; i < 3; i++)
+          add_entries<HasFewPatterns>(_mm256_srli_epi16(w0, 5 * i), _mm256_srli_epi16(w1, 5 * i),
+                                      t + kTableBytesI8 * i, sums + 2 * r);
       }
     }
     add_widened(sums, y);
@@ -94,7 +86,9 @@ void lookup_i8(const RankedRows& rows, const void* tables, int32_t* y) {
 }
 
 void lookup_i8_any(const RankedRows& rows, const void* tables, int32_t* y) {
-  with_units<W16>(rows, [&](auto R) { lookup_i8<R>(rows, tables, y); });
+  with_few_patterns(rows, [&](auto few) {
+    with_units<W16>(rows, [&](auto R) { lookup_i8<few, R>(rows, tables, y); });
+  });
 }
 
 void build_tables_f32(const float* x, const float* patterns, int k, size_t blocks, void* tables) {
@@ -110,21 +104,25 @@ void build_tables_f32(const float* x, const float* patterns, int k, size_t block
   }
 }
 
+template <bool HasFewPatterns>
 struct TableF32 {
-  __m256 part[4];
+  static constexpr int kParts = HasFewPatterns ? 2 : 4;
+  __m256 part[kParts];
 
   explicit TableF32(const float* t) {
-    for (int i = 0; i < 4; i++) part[i] = _mm256_loadu_ps(t + 8 * i);
+    for (int i = 0; i < kParts; i++) part[i] = _mm256_loadu_ps(t + 8 * i);
   }
 
   // The entry of the rank in the low five bits of each 32-bit lane.
   __m256 operator[](__m256i rank) const {
     const __m256 bit3 = _mm256_castsi256_ps(_mm256_slli_epi32(rank, 28));
-    const __m256 bit4 = _mm256_castsi256_ps(_mm256_slli_epi32(rank, 27));
     const __m256 lower = _mm256_blendv_ps(_mm256_permutevar8x32_ps(part[0], rank),
                                           _mm256_permutevar8x32_ps(part[1], rank), bit3);
-    const __m256 upper = _mm256_blendv_ps(_mm256_permutevar8x32_ps(part[2], rank),
-                                          _mm256_permutevar8x32_ps(part[3], rank), bit3);
+    const __m256 bit4 = _mm256_castsi256_ps(_mm256_slli_epi32(rank, 27));
+    __m256 upper = _mm256_setzero_ps();
+    if constexpr (!HasFewPatterns)
+      upper = _mm256_blendv_ps(_mm256_permutevar8x32_ps(part[2], rank),
+                               _mm256_permutevar8x32_ps(part[3], rank), bit3);
     return _mm256_blendv_ps(lower, upper, bit4);
   }
 };
@@ -138,6 +136,7 @@ inline void in_row_order(__m256 even, __m256 odd, __m256* halves) {
 }
 
 // A 32-bit lane holds the words of rows 2i (low half) and 2i + 1 (high half).
+template <bool HasFewPatterns>
 void lookup_f32(const RankedRows& rows, const void* tables, float* y) {
   const size_t height = strip_height<W16>(rows.end);
   const uint16_t* words = words_of(rows);
@@ -151,7 +150,7 @@ void lookup_f32(const RankedRows& rows, const void* tables, float* y) {
         for (size_t line = 0; line < count; line += 32) prefetch(w + line);
       const __m256i w0 = load(w), w1 = load(w + 16);
       for (int i = 0; i < 3; i++, t += kPatterns) {
-        const TableF32 table(t);
+        const TableF32<HasFewPatterns> table(t);
         even[0] = _mm256_add_ps(even[0], table[_mm256_srli_epi32(w0, 5 * i)]);
         odd[0] = _mm256_add_ps(odd[0], table[_mm256_srli_epi32(w0, 16 + 5 * i)]);
         even[1] = _mm256_add_ps(even[1], table[_mm256_srli_epi32(w1, 5 * i)]);
@@ -164,11 +163,15 @@ void lookup_f32(const RankedRows& rows, const void* tables, float* y) {
   }
 }
 
+void lookup_f32_any(const RankedRows& rows, const void* tables, float* y) {
+  with_few_patterns(rows, [&](auto few) { lookup_f32<few>(rows, tables, y); });
+}
+
 }  // namespace
 
 void fill_w16_avx2(KernelTable& table) {
   table.w16_i8.vector = {kTableBytesI8, 0, build_tables_i8, lookup_i8_any};
-  table.w16_f32.vector = {kTableBytesF32, 0, build_tables_f32, lookup_f32};
+  table.w16_f32.vector = {kTableBytesF32, 0, build_tables_f32, lookup_f32_any};
 }
 
 }  // namespace rsr

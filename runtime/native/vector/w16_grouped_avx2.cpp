@@ -2,9 +2,7 @@
 //
 // As in packing n4s1 (n4s1_avx2.h), the sums of a column block are cut into digits of one byte, of
 // base 43: l + 43 h with |l|, |h| <= 21, so that the digits of six blocks (two words) add up in a
-// byte. A table has 32 entries: vpshufb looks up 16, so entries 0-15 and 16-31 take one lookup
-// each, with indices moved so that the lookup that does not apply yields zero (a set bit 7). This
-// serves any patterns.
+// byte. A table has 32 entries (w16_avx2.h), which serves any patterns.
 //
 // int8: a sum is one part l + 43 h, |sum| <= 128 kMaxK = 640 < 910. Sums are exact.
 // float32: fixed point. A run of at most 36 blocks of a group has a unit, the largest |x| / X with
@@ -19,11 +17,13 @@
 // most n 2^-24 sum|scale||x| for all n inputs, as a group has at least 16. Narrower groups take the
 // plain path, floats row by row, as do NaN, infinity and x of less than 2^-100 or more than 2^100.
 //
-// Per block and 32 rows: int8 4 vpshufb, 2 vpor, 2 vpaddb; float32 10, 5 and 5; both 2 vpand, 1.3
-// vpsrlw, 1 vpackuswb, 2 vpaddb; per six blocks 6 for each two digits. Without loads 15 and 29
-// operations on three ports: 5 and 10 cycles on Sapphire Rapids for 32 k multiply-adds.
+// Per block and 32 rows, with more than 16 patterns: int8 4 vpshufb, 2 vpor, 2 vpaddb; float32 10,
+// 5 and 5; both 2 vpand, 1.3 vpsrlw, 1 vpackuswb, 2 vpaddb; per six blocks 6 for each two digits.
+// Without loads 15 and 29 operations on three ports: 5 and 10 cycles on Sapphire Rapids for 32 k
+// multiply-adds.
 #include "vector/fixed_point_avx2.h"
 #include "vector/group_scales_avx2.h"
+#include "vector/w16_avx2.h"
 
 namespace rsr {
 namespace {
@@ -122,22 +122,15 @@ void build_tables_f32(const float* x, const float* patterns, int k, const Groupi
 }
 
 // Adds the digits of one block for 32 rows, whose ranks are in two vectors of 16 words.
-template <int D>
+template <int D, bool HasFewPatterns>
 inline void add_digits(__m256i w0, __m256i w1, const char* t, __m256i* digits) {
-  const __m256i five = _mm256_set1_epi16(31);
-  const __m256i rank = _mm256_packus_epi16(_mm256_and_si256(w0, five), _mm256_and_si256(w1, five));
-  const __m256i lower = _mm256_add_epi8(rank, _mm256_set1_epi8(0x70));  // 16.. sets bit 7
-  const __m256i upper = _mm256_sub_epi8(rank, _mm256_set1_epi8(0x10));  // 0-15 sets bit 7
-  for (int i = 0; i < D; i++) {
-    const __m256i digit = _mm256_or_si256(_mm256_shuffle_epi8(load_twice(t + 32 * i), lower),
-                                          _mm256_shuffle_epi8(load_twice(t + 32 * i + 16), upper));
-    digits[i] = _mm256_add_epi8(digits[i], digit);
-  }
+  const Lookup<HasFewPatterns> lookup(w0, w1);
+  for (int i = 0; i < D; i++) digits[i] = _mm256_add_epi8(digits[i], lookup(t + 32 * i));
 }
 
 // Adds blocks [b, end) for 32 rows: of each part, rows 0-15, then rows 16-31.
 // Bound: digits of at most 21 of six blocks fit a byte; 36 parts of 910 fit int16.
-template <int D>
+template <int D, bool HasFewPatterns>
 inline void add_blocks(const uint16_t* words, size_t height, size_t b, size_t end, const char* t,
                        __m256i* parts_i16x16) {
   constexpr size_t kBytes = 32 * D;
@@ -151,12 +144,13 @@ inline void add_blocks(const uint16_t* words, size_t height, size_t b, size_t en
       const __m256i w0 = load(w), w1 = load(w + 16);
       const size_t n = j == 0 && left >= W16::kBlocks ? W16::kBlocks : 1;
       if (n == W16::kBlocks) {
-        add_digits<D>(w0, w1, t, digits);
-        add_digits<D>(_mm256_srli_epi16(w0, 5), _mm256_srli_epi16(w1, 5), t + kBytes, digits);
-        add_digits<D>(_mm256_srli_epi16(w0, 10), _mm256_srli_epi16(w1, 10), t + 2 * kBytes, digits);
+        for (int i = 0; i < 3; i++)
+          add_digits<D, HasFewPatterns>(_mm256_srli_epi16(w0, 5 * i), _mm256_srli_epi16(w1, 5 * i),
+                                        t + kBytes * i, digits);
       } else {
         const __m128i shift = _mm_cvtsi32_si128(static_cast<int>(W16::kRankBits * j));
-        add_digits<D>(_mm256_srl_epi16(w0, shift), _mm256_srl_epi16(w1, shift), t, digits);
+        add_digits<D, HasFewPatterns>(_mm256_srl_epi16(w0, shift), _mm256_srl_epi16(w1, shift), t,
+                                      digits);
       }
       b += n, left -= n, j += n, t += n * kBytes;
       if (j == W16::kBlocks) j = 0, w += height;
@@ -169,7 +163,7 @@ inline void add_blocks(const uint16_t* words, size_t height, size_t b, size_t en
 }
 
 // Calls finish(group, row, parts of a run) for each 32 rows and each run.
-template <int D, class Finish>
+template <int D, bool HasFewPatterns, class Finish>
 inline void lookup_runs(const RankedRows& rows, const GroupScales& scales, const char* t,
                         const Finish& finish) {
   const uint16_t* words = words_of(rows);
@@ -181,18 +175,19 @@ inline void lookup_runs(const RankedRows& rows, const GroupScales& scales, const
     for (size_t r = 0; r < count; r += 32) {
       __m256i parts_i16x16[D + D % 2];
       for (auto& sum : parts_i16x16) sum = _mm256_setzero_si256();
-      add_blocks<D>(words + r, height, b, end, t + 32 * D * b, parts_i16x16);
+      add_blocks<D, HasFewPatterns>(words + r, height, b, end, t + 32 * D * b, parts_i16x16);
       finish(b, end, g, r, parts_i16x16);
     }
   });
 }
 
+template <bool HasFewPatterns>
 void lookup_grouped_i8(const RankedRows& rows, const GroupScales& scales, const void* tables,
                        float* y) {
   const size_t count = rows.last - rows.first;
   alignas(32) int32_t sums[W16::kStripRows] = {};  // of a group so far
   for (size_t r = 0; r < count; r++) y[r] = 0;
-  lookup_runs<kDigitsI8>(
+  lookup_runs<kDigitsI8, HasFewPatterns>(
       rows, scales, static_cast<const char*>(tables),
       [&](size_t, size_t end, size_t g, size_t row, const __m256i* parts_i16x16) {
         const bool is_last =
@@ -210,20 +205,21 @@ void lookup_grouped_i8(const RankedRows& rows, const GroupScales& scales, const 
       });
 }
 
+template <bool HasFewPatterns>
 void lookup_grouped_fixed(const RankedRows& rows, const GroupScales& scales, const char* t,
                           float* y) {
   const float* unit = units_of(t, scales.grouping.blocks, kTableBytesF32);
   const size_t count = rows.last - rows.first;
   for (size_t r = 0; r < count; r++) y[r] = 0;
-  lookup_runs<kDigitsF32>(rows, scales, t,
-                          [&](size_t, size_t, size_t g, size_t row, const __m256i* parts_i16x16) {
-                            __m256 sums[4];
-                            join_parts<kPart>(parts_i16x16, *unit, sums);
-                            const GroupFactors factors(scales, g);
-                            for (size_t i = 0; i < 4; i++)  // rows 0, 8, 16, 24 and those after
-                              factors.add_scaled(row + 8 * i, sums[i / 2 + i % 2 * 2], y);
-                            if (row + 32 == count) unit++;
-                          });
+  lookup_runs<kDigitsF32, HasFewPatterns>(
+      rows, scales, t, [&](size_t, size_t, size_t g, size_t row, const __m256i* parts_i16x16) {
+        __m256 sums[4];
+        join_parts<kPart>(parts_i16x16, *unit, sums);
+        const GroupFactors factors(scales, g);
+        for (size_t i = 0; i < 4; i++)  // rows 0, 8, 16, 24 and those after
+          factors.add_scaled(row + 8 * i, sums[i / 2 + i % 2 * 2], y);
+        if (row + 32 == count) unit++;
+      });
 }
 
 void lookup_grouped_plain(const RankedRows& rows, const GroupScales& scales, const char* tables,
@@ -244,11 +240,16 @@ void lookup_grouped_plain(const RankedRows& rows, const GroupScales& scales, con
   }
 }
 
+void lookup_grouped_i8_any(const RankedRows& rows, const GroupScales& scales, const void* tables,
+                           float* y) {
+  with_few_patterns(rows, [&](auto few) { lookup_grouped_i8<few>(rows, scales, tables, y); });
+}
+
 void lookup_grouped_f32(const RankedRows& rows, const GroupScales& scales, const void* tables,
                         float* y) {
   const char* t = static_cast<const char*>(tables) + kHeaderBytes;
-  static_cast<const Header*>(tables)->plain ? lookup_grouped_plain(rows, scales, t, y)
-                                            : lookup_grouped_fixed(rows, scales, t, y);
+  if (static_cast<const Header*>(tables)->plain) return lookup_grouped_plain(rows, scales, t, y);
+  with_few_patterns(rows, [&](auto few) { lookup_grouped_fixed<few>(rows, scales, t, y); });
 }
 
 }  // namespace
@@ -256,7 +257,7 @@ void lookup_grouped_f32(const RankedRows& rows, const GroupScales& scales, const
 void fill_w16_grouped_avx2(KernelTable& table) {
   auto& i8 = table.w16_i8.vector;
   i8.table_bytes = i8.table_bytes < kTableBytesI8 ? kTableBytesI8 : i8.table_bytes;
-  i8.lookup_grouped = lookup_grouped_i8;
+  i8.lookup_grouped = lookup_grouped_i8_any;
   i8.build_grouped_tables = build_tables_i8;
   auto& f32 = table.w16_f32.vector;
   f32.table_bytes = kTableBytesF32 + kUnitBytes;

@@ -292,7 +292,7 @@ def _read(
         names = (n for a in ARCHITECTURES if a.is_runnable for n in a.gguf_names)
         raise ModelError(
             f"the GGUF file has architecture {shown(name)}, which is not supported"
-            f"{nearest(name, names)}. {_ADVICE}"
+            f"{_missing(name) or nearest(name, names)}. {_ADVICE}"
         )
     values = read_json(files, "config.json")
     return values, _architecture(values), read_generation_config(files)
@@ -443,11 +443,13 @@ def _architecture(config: Mapping[str, Any]) -> Architecture:
     if found is not None and found.is_runnable:
         return found
     named = first_class(config) or config.get("model_type")
-    why = f": it has {MISSING[named]}" if isinstance(named, str) and named in MISSING else ""
-    others = "" if why else nearest(named, (a.name for a in ARCHITECTURES if a.is_runnable))
-    raise ModelError(
-        f"config.json: architecture {shown(named)} is not supported{why}{others}. {_ADVICE}"
-    )
+    why = _missing(named) or nearest(named, (a.name for a in ARCHITECTURES if a.is_runnable))
+    raise ModelError(f"config.json: architecture {shown(named)} is not supported{why}. {_ADVICE}")
+
+
+def _missing(named: object) -> str:
+    """Say what an architecture has that is not supported; "" if it is not known."""
+    return f": it has {MISSING[named]}" if isinstance(named, str) and named in MISSING else ""
 
 
 def _modules(entries: object) -> ModulesToNotConvert:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
 from time import perf_counter
@@ -72,7 +73,7 @@ class EmbeddingText:
         """Take over the states of a text that this one begins with, all of which are computed."""
         self._beginning = beginning
         self.done = len(beginning.ids)
-        self.pooler = beginning.pooler.copy()
+        self.pooler = deepcopy(beginning.pooler)
 
     def reserve(self, create: Callable[[int], KVCache]) -> None:
         """Make the cache, unless there is one.

@@ -70,7 +70,7 @@ class Linear:
         """Columns that are quantized together; 0: all of a row; None: the layer takes float32."""
         if self.activations == "int8-group":
             assert isinstance(self.weight, Matrix)
-            return self.weight.index.step_columns
+            return self.weight.step_columns
         return 0 if self.activations == "int8" else None
 
     @property

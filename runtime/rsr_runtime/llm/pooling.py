@@ -220,12 +220,6 @@ class Pooler:
         self._count = 0
         self._found: dict[str, npt.NDArray[Any]] = {}
 
-    def copy(self) -> Pooler:
-        """Return a pooler that has taken the same states."""
-        other = Pooler.__new__(Pooler)
-        vars(other).update(vars(self), _found=dict(self._found))
-        return other
-
     def add(self, states: FloatArray) -> None:
         """Take the states of the next tokens, float32 (n, hidden_size); they may change later."""
         first = max(self._position, self._skipped)
@@ -250,7 +244,7 @@ class Pooler:
         rows = states.astype(np.float64)
         if mode == "weightedmean":
             rows *= np.arange(first + 1, first + 1 + len(rows))[:, None]
-        total = np.zeros(rows.shape[1]) if before is None else before.copy()
+        total = np.zeros(rows.shape[1]) if before is None else before
         for row in rows:
             total += row
         return total

@@ -73,18 +73,7 @@ class ModelFacts(Mapping[str, TensorFacts]):
     def __getitem__(self, name: str) -> TensorFacts:
         if name not in self._model:
             raise KeyError(name)  # without a search for similar names: many may be missing
-        if self._model.is_indexed(name):
-            matrix = self._model.matrix(name)
-            return TensorFacts(
-                matrix.shape,
-                None,
-                matrix.group_columns < matrix.shape[1],
-                matrix.layout,
-                matrix.encoding == "permuted",
-                matrix.rotation is not None,
-            )
-        dense = self._model.dense(name)
-        return TensorFacts(dense.shape, dense.dtype, is_rotated=dense.rotation is not None)
+        return TensorFacts.of_record(self._model.record(name))
 
     def __contains__(self, name: object) -> bool:
         return name in self._model

@@ -88,14 +88,15 @@ def find_replacements(
         if name is None and weight == _HEAD and model.get_output_embeddings() is None:
             continue
         module = None if name is None else model.get_submodule(name)
-        if name is None or not (is_linear(module, matrix) or is_embedding(module, matrix)):
+        stays_dense = weight in dense
+        if name is None or not _fits(module, matrix, stays_dense):
             raise OptionError(
                 f"{matrix!r}: {type(model).__name__} has no linear layer of its shape for {weight}"
             )
         activations = settings.activations_of(weight.removesuffix(".weight"))
         is_normed = settings.use_rms_norm and activations == "int8"
         norm_eps = settings.rms_norm_eps if is_normed else None
-        if weight not in dense:
+        if not stays_dense:
             yield Replacement(name, module, matrix, activations, norm_eps)
         for head, tied_to in [*model.all_tied_weights_keys.items()]:
             if tied_to == f"{name}.weight":
@@ -105,18 +106,16 @@ def find_replacements(
                 yield Replacement(head, module, matrix, "float32", None)
 
 
-def is_linear(module: object, matrix: Matrix) -> bool:
-    """Return whether a module is a linear layer of a matrix's shape."""
-    if not isinstance(module, torch.nn.Linear):
-        return False
-    return (module.out_features, module.in_features) == matrix.shape
-
-
-def is_embedding(module: object, matrix: Matrix) -> bool:
-    """Return whether a module is an embedding of a matrix's shape."""
-    if not isinstance(module, torch.nn.Embedding):
-        return False
-    return (module.num_embeddings, module.embedding_dim) == matrix.shape
+def _fits(module: torch.nn.Module, matrix: Matrix, stays_dense: bool) -> bool:
+    """Return whether a matrix is the weight of a module, which can be replaced or stays dense."""
+    if isinstance(module, torch.nn.Linear):
+        return (module.out_features, module.in_features) == matrix.shape
+    # A class derived from Embedding, such as Gemma's, may compute more than a lookup.
+    if type(module) is torch.nn.Embedding or (
+        stays_dense and isinstance(module, torch.nn.Embedding)
+    ):
+        return (module.num_embeddings, module.embedding_dim) == matrix.shape
+    return False
 
 
 def dense_names(paths: Sequence[str]) -> set[str]:

@@ -10,6 +10,7 @@ import rsrc
 from rsr_testing.checkpoints import Kit
 from rsr_testing.exports import compile_matrices
 from rsrc.export.decompile import decompile
+from rsrc.export.folder import atomic_folder
 
 
 @pytest.mark.parametrize("force", [True, False])
@@ -39,3 +40,30 @@ def test_interruption_leaves_nothing(kit: Kit, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         decompile(rsr, tmp_path / "out", progress=fail)
     assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_a_folder_that_is_replaced_stays_if_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "file").write_bytes(b"old")
+    rename = Path.rename
+
+    def fail_second(path: Path, target: Path) -> Path:
+        if (path / "file").read_bytes() == b"new":
+            raise OSError("no second rename")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_second)
+    with (
+        pytest.raises(OSError, match="no second rename"),
+        atomic_folder(out, lambda path: True) as folder,
+    ):
+        (folder / "file").write_bytes(b"new")
+    assert [(p, p.read_bytes()) for p in tmp_path.rglob("file")] == [(out / "file", b"old")]
+    monkeypatch.undo()
+    with atomic_folder(out, lambda path: True) as folder:
+        (folder / "file").write_bytes(b"new")
+    assert [(p, p.read_bytes()) for p in tmp_path.rglob("file")] == [(out / "file", b"new")]
+    assert [*tmp_path.iterdir()] == [out]

@@ -29,7 +29,7 @@ WITHOUT_GGUF = {
     "mistral": "sliding_window is 24",
     "phi3": "sliding_window is 48",
     "smollm3": "no_rope_layers is a list",  # of others than every fourth
-    "gemma3": "for which GGUF has no names",
+    "gemma3": "whose GGUF files are read, but not written",
     "mobilellm": "for which GGUF has no names",
     "qwen3-moe": r"layers without experts \(decoder_sparse_step, mlp_only_layers\)",
     "qwen3-moe-fused": "norm_topk_prob is not true",
@@ -38,9 +38,9 @@ WITHOUT_GGUF = {
 # The same of models that embed texts.
 WITHOUT_POOLING = {
     "qwen3-mean": "pooling_mode is mean, max, and in GGUF it is one of mean, cls, lasttoken",
-    "gemma3": "architecture 'Gemma3TextModel', for which GGUF has no names",
+    "gemma3": "architecture Gemma3TextModel, whose GGUF files are read, but not written",
     "bitnet-embedding-0.6b": "no name for 'layers.0.self_attn.q_proj.norm.weight'",
-    "bitnet-embedding-270m": "architecture 'Gemma3TextModel', for which GGUF has no names",
+    "bitnet-embedding-270m": "Gemma3TextModel, whose GGUF files are read, but not written",
 }
 
 

@@ -231,6 +231,15 @@ def test_scales_that_do_not_fit(
         open_checkpoint(source)
 
 
+@pytest.mark.parametrize("part", ["scales", "biases"])
+def test_numbers_that_are_not_finite(kit: Kit, tmp_path: Path, part: str) -> None:
+    tensors = module(2, 64, 8, "F16", kit)
+    tensors[f"w.{part}"][1, 1] = np.nan
+    source = save(kit, tmp_path, tensors, {"group_size": 32, "bits": 8})
+    with pytest.raises(rsrc.SourceError, match=r"^w\.weight: w\.scales or w\.biases has NaN"):
+        rsrc.compile(source, tmp_path / "m.rsr")
+
+
 def test_nothing_ternary(kit: Kit, tmp_path: Path) -> None:
     kit.save(tmp_path / "model.safetensors", module(2, 64, 4, "F16", kit))
     settings = {"quantization": {"group_size": 32, "bits": 4}}

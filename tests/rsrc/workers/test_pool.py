@@ -18,7 +18,6 @@ import pytest
 
 import rsrc
 from rsr_testing.checkpoints import Kit
-from rsrc.compiler import pipeline
 from rsrc.source.open import open_checkpoint
 from rsrc.workers import pool as workers
 from rsrc.workers.pool import LocalState, Workers
@@ -78,7 +77,7 @@ def test_the_same_bytes_whoever_works(
     assert compiled(executor=processes) == expected
     with ThreadPoolExecutor(3) as executor:
         assert compiled(executor=executor, threads=1) == expected
-    monkeypatch.setattr(pipeline, "LARGEST", 20_000)  # larger tensors are indexed in panels
+    monkeypatch.setattr(workers, "LARGEST", 20_000)  # larger tensors are indexed in panels
     assert compiled(threads=3) == expected
     assert compiled(executor=processes) == expected
     monkeypatch.setattr(workers, "BUDGET", 1)  # one at a time
@@ -248,6 +247,26 @@ class TestMap:
             assert sum(under_way) <= max(most, cost)
         assert begun == costs
 
+    def test_the_caller_processes_what_is_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What it takes counts as under way, too."""
+        monkeypatch.setattr(workers, "BUDGET", 9)
+        monkeypatch.setattr(workers, "LARGEST", 4)
+        begun: list[int] = []
+        with ThreadPoolExecutor(1) as pool:
+            found = []
+            for cost, _ in Workers(pool, 99).map(begun.append, [1, 2, 9, 3, 4, 5, 4], int):
+                time.sleep(0.01)
+                found.append((cost, [*begun]))
+        assert found == [
+            (1, [1, 2]),
+            (2, [1, 2]),
+            (9, [1, 2]),  # alone
+            (3, [1, 2, 3, 4]),
+            (4, [1, 2, 3, 4]),
+            (5, [1, 2, 3, 4, 4]),
+            (4, [1, 2, 3, 4, 4]),
+        ]
+
     def test_the_first_failure_in_order_counts(self) -> None:
         gate = threading.Event()
         begun: list[int] = []
@@ -297,3 +316,12 @@ class TestMemory:
             assert local._held == 91
         with local.buffer(60):
             assert local._held <= 100
+
+    def test_what_is_large_is_given_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(workers, "LARGEST", 50)
+        local = LocalState()
+        with local.buffer(50):
+            pass
+        with local.buffer(60):
+            assert local._held == 60
+        assert local._held == 0

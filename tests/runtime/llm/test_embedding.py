@@ -243,9 +243,11 @@ def test_the_last_token_is_never_the_prompts(opened: Open) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
-def test_a_text_that_is_only_the_prompt_is_empty(opened: Open) -> None:
-    model = opened("qwen3-mean")
-    assert model.embed([""], prompt="in").shape == (1, 256)  # EOS, which is no part of the prompt
+def test_empty_and_long_texts(opened: Open) -> None:
+    model = opened("qwen3-mean")  # whose tokenizer ends every text with EOS
+    for empty in ("", [], np.array([], np.int64)):
+        with pytest.raises(PromptError, match="text 1 is empty"):
+            model.embed(["a", empty], prompt="in")
     model = opened("qwen3-embedding", context=20)
     with pytest.raises(TextTooLongError, match=r"larger context \(the model's limit is 250\)"):
         model.embed(["the weights of a trained network"])

@@ -131,6 +131,8 @@ def test_a_file_without_config() -> None:
         (reason,) = llm.check({}, facts, {"general.architecture": name}).run_reasons
         sentence = f"the GGUF file has architecture {name!r}, which is not supported{others}. "
         assert reason.startswith(sentence + advice)
+    (reason,) = llm.check({}, facts, {"general.architecture": "gemma-embedding"}).run_reasons
+    assert "'gemma-embedding', which is not supported: it has attention in both dir" in reason
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 
 import rsr_runtime as rsr
+from rsr_formats.errors import IndexDataError
+from rsr_formats.reader import RsrFile
+from rsr_formats.records import IndexedTensor
 from rsr_runtime import DenseTensor, Matrix, Model, llm
-from rsr_runtime.llm import ModelError
+from rsr_runtime.llm import ModelError, TensorFacts
 from rsr_runtime.llm.config import read_config
 from rsr_runtime.llm.weights import Weights, collect
 from rsr_testing.language_models import LanguageModels
@@ -362,9 +366,9 @@ def test_tensors_that_the_compiler_never_writes(
     language_models: LanguageModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bias with scales of groups, and an int8 head whose sums may overflow, are refused."""
-    grouped = property(lambda matrix: matrix.shape[1] // 2)
+    of_record = TensorFacts.of_record
     with monkeypatch.context() as patched:
-        patched.setattr(Matrix, "group_columns", grouped)
+        patched.setattr(TensorFacts, "of_record", lambda t: replace(of_record(t), has_groups=True))
         with pytest.raises(
             ModelError, match=r"q_proj.weight has scales for groups of columns, expected one"
         ):
@@ -376,3 +380,34 @@ def test_tensors_that_the_compiler_never_writes(
         ModelError, match=r"lm_head.weight is int8 with 64 columns, expected at most 63"
     ):
         llm.load(path)
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("bitnet-2b", "model.layers.1.mlp.down_proj.weight"),
+        ("qwen3.5", "model.embed_tokens.weight"),
+        ("qwen3-moe", "model.layers.2.mlp.experts.5.up_proj.weight"),
+    ],
+)
+def test_a_scale_that_is_not_finite_is_found_before_a_token(
+    family: str, name: str, language_models: LanguageModels, tmp_path: Path
+) -> None:
+    """Loading reads no scales. The first pass checks them, before it returns anything."""
+    path = language_models.path(family)
+    header = RsrFile(path).header
+    tensor = next(t for t in header.tensors if t.name == name)
+    assert isinstance(tensor, IndexedTensor)
+    assert tensor.scale is not None
+    data = bytearray(path.read_bytes())
+    section = header.sections[tensor.scale.section]
+    end = section.offset + section.size
+    data[end - 2 : end] = b"\xff\xff"  # NaN in float16 and in float32
+    damaged = tmp_path / "damaged.rsr"
+    damaged.write_bytes(data)
+    with llm.load(damaged, context=64) as model:
+        for _ in range(2):
+            with pytest.raises(IndexDataError, match=f"scale of tensor '{name}' is not finite"):
+                model.logits([5, 6, 7])
+        with pytest.raises(IndexDataError):
+            model.generate([5, 6, 7], max_tokens=2)

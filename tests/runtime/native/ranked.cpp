@@ -31,6 +31,7 @@ struct Index {
   std::vector<float> float_patterns;
   Guarded<uint8_t> bytes;
   std::vector<int8_t> weights;  // (rows, inputs)
+  bool has_few_patterns = false;
 
   Index(size_t rows, size_t columns, int k, const std::vector<int>& digits, Fill fill)
       : rows(rows),
@@ -72,6 +73,7 @@ struct Index {
     for (int p = 0; p < count; p++)
       for (int d = k, rest = p * all / count; d-- > 0; rest /= base)
         patterns[d * kPatterns + p] = static_cast<int16_t>(digits[rest % base]);
+    has_few_patterns = count <= rsr::kFewPatterns;
     float_patterns.assign(patterns.begin(), patterns.end());
     for (size_t i = 0; i < bytes.size(); i++) bytes[i] = static_cast<uint8_t>(below(256));
     for (size_t r = 0; r < rows; r++)
@@ -142,9 +144,9 @@ struct Index {
   }
 
   rsr::RankedRows wanted(size_t strip, size_t first, size_t last) {
-    return {strip_of(strip), first - strip, last - strip,
-            rows - strip,    columns,       rsr::columns_per_widen<Packing>(k, largest_digit()),
-            grouping};
+    return {strip_of(strip), first - strip,   last - strip,
+            rows - strip,    columns,         rsr::columns_per_widen<Packing>(k, largest_digit()),
+            grouping,        has_few_patterns};
   }
 
   int largest_digit() const { return rsr::largest_digit(patterns.data(), k); }

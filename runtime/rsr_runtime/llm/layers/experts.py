@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 
@@ -44,19 +45,23 @@ class Experts(Sublayer):
             ]
             for projection in PROJECTIONS
         )
-        gate_up = _alike([*gate, *up])
-        gate, up, down = gate_up[: len(gate)], gate_up[len(gate) :], _alike(down)
+        self._gate_up, self._down = _alike([*gate, *up]), _alike(down)
         self._router = LinearGroup([router], place.workspace)
-        self._input = LinearGroup([router, *gate_up], place.workspace)  # it has the forms of all
-        self._forms = {one.form for one in gate_up}
-        rotation = down[0].form.rotation
-        self._native = _native.Experts(
-            [_native_weight(one) for one in gate],
-            [_native_weight(one) for one in up],
-            [_native_weight(one) for one in down],
-            place.config.hidden_act,
-            _activations(gate_up),
-            _activations(down),
+        self._input = LinearGroup([router, *self._gate_up], place.workspace)  # has all their forms
+        self._forms = {one.form for one in self._gate_up}
+
+    @cached_property
+    def _matrices(self) -> _native.Experts:
+        """The matrices of all experts, whose scales are checked here, before their first use."""
+        weights = [_native_weight(one) for one in (*self._gate_up, *self._down)]
+        count, rotation = len(self._down), self._down[0].form.rotation
+        return _native.Experts(
+            weights[:count],
+            weights[count : 2 * count],
+            weights[2 * count :],
+            self._place.config.hidden_act,
+            _activations(self._gate_up),
+            _activations(self._down),
             None if rotation is None else rotation.factors,
             0 if rotation is None else rotation.block,
         )
@@ -93,7 +98,7 @@ class Experts(Sublayer):
         parts = len(list(short_steps(rows * k, products, _LEAST_PAIRS)))
         for part in range(parts):
             program.multiply_experts(
-                PRODUCTS, self._native, x.floats, x.q, x.s, chosen, weights, part, parts, y
+                PRODUCTS, self._matrices, x.floats, x.q, x.s, chosen, weights, part, parts, y
             )
         return y
 
@@ -102,11 +107,10 @@ class Experts(Sublayer):
         inputs = self._input.record_inputs(program, PRODUCTS, rows)
         floats = q = s = None
         for form in self._forms:
-            x = inputs[form]
             if form.group_columns is None:
-                floats = x.for_floats()
+                floats = inputs[form].floats
             else:
-                q, s = x.q, x.s
+                q, s = inputs[form].q, inputs[form].s
         return QuantizedInputs(floats, q, s)
 
 
