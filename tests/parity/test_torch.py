@@ -310,6 +310,7 @@ def test_defaults_of_torch(layer: Any) -> None:
         with torch.device("meta"):
             other = copy.copy(layer)
             other.__setstate__(layer.__getstate__())
+            other.to(torch.bfloat16).to(torch.float32)
             y = other(x)
             (found,) = torch.autograd.grad(y, x, torch.ones_like(y, device="cpu"))
     finally:
