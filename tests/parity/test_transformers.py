@@ -42,7 +42,7 @@ with judge.quiet():
 # tests/rsrc/export/test_pretrained.py says why.
 REFUSED = (
     "1bitllm", "minicpm", "mobilellm", "gguf-minicpm", "qwen3-moe", "qwen3-moe-fused",
-    "gguf-qwen3moe",
+    "gguf-qwen3moe", "qwen3-moe-rotated",
 )  # fmt: skip
 SERVED = [name for name in FAMILIES if name not in REFUSED]
 PROMPTS = ["the sum of rows of a block", "in"]
