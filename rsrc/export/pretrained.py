@@ -178,10 +178,12 @@ class _Layers:
             yield problem
         if not self._indexed:
             yield "it has no ternary linear layer"
-        rotated = [t for t in self._tensors.values() if t.rotation is not None]
+        rotated = [
+            t for n, t in self._tensors.items() if t.rotation is not None and not _is_expert(n)
+        ]
         if dense := [t.name for t in rotated if not self.stays_indexed(t)]:
             yield f"weights in a rotated basis that are not ternary: {quoted(dense, 3)}"
-        if experts := [name for name in self._tensors if ".mlp.experts." in name]:
+        if experts := [*filter(_is_expert, self._tensors)]:
             yield f"transformers multiplies experts without linear layers: {quoted(experts, 3)}"
         if normed := [t.name for t in self._indexed if self._has_own_norm(t)]:
             yield f"norms within linear layers that transformers lacks: {quoted(normed, 3)}"
@@ -217,6 +219,10 @@ def _unknown_class(config: Config, known: Architecture | None) -> str | None:
     if known is None:
         return f"config.json names the class {shown_json(named)}, which rsrc does not know"
     return f"transformers has no class {known.name}"
+
+
+def _is_expert(name: str) -> bool:
+    return ".mlp.experts." in name
 
 
 def _is_packed(t: Tensor) -> bool:

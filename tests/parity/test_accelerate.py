@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import rsrc
 from rsr_testing import models
@@ -203,6 +204,31 @@ def test_unknown_classes_stay(folders: Folders) -> None:
     assert len(done.swapped) == 13
 
 
+def test_layers_with_hooks_stay(folders: Folders) -> None:
+    model = judge.load(folders("trilm") / "model")
+    calls: list[Any] = []
+    model.model.layers[0].mlp.up_proj.register_forward_hook(lambda *given: calls.append(given))
+    done = accelerate(model, folders("trilm") / "model.rsr")
+    assert done.kept["model.layers.0.mlp.up_proj"] == "it has hooks"
+    assert not calls
+    model(golden("trilm", "tokens"))
+    assert len(calls) == 1
+
+
+def test_layers_in_adapters(folders: Folders) -> None:
+    """Those that PEFT has wrapped are swapped; its matrices stay."""
+    peft = pytest.importorskip("peft")
+    model = judge.load(folders("trilm") / "model")
+    wanted = model(golden("trilm", "tokens")).logits
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear"))
+    done = accelerate(wrapped, folders("trilm") / "model.rsr")
+    assert len(done.swapped) == 14
+    assert all(name.endswith("_proj.base_layer") for name in done.swapped)
+    assert isinstance(model.model.layers[1].self_attn.q_proj.base_layer, RsrLinear)
+    found = wrapped(golden("trilm", "tokens")).logits
+    assert (found - wanted).abs().max() <= TOLERANCE * wanted.abs().max()
+
+
 def test_old_weights_are_freed(folders: Folders) -> None:
     model = judge.load(folders("bitnet-2b") / "model")
     weights = [weakref.ref(m.weight) for m in judge.bitnet_layers(model).values()]
@@ -315,6 +341,21 @@ def test_one_weight_of_the_last_layer(
     assert_refused(model, path, r"a product of 'model\.layers\.1\.mlp\.down_proj' differs")
     weight.data.copy_(before)
     assert "model.layers.1.mlp.down_proj" in accelerate(model, path).swapped
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_one_weight_of_a_row_with_a_small_scale(dtype: str, tmp_path: Path) -> None:
+    generator = np.random.default_rng(7)
+    digits = generator.integers(-1, 2, (24, 128))
+    scales = np.where(np.arange(24) == 5, 2.0**-12, 0.5)[:, None]
+    save_file({"w.weight": (digits * scales).astype(np.float32)}, tmp_path / "w.safetensors")
+    rsrc.compile(tmp_path / "w.safetensors", tmp_path / "w.rsr")
+    model = torch.nn.ModuleDict({"w": torch.nn.Linear(128, 24, bias=False)})
+    model.w.weight.data = torch.from_numpy(digits * scales).to(getattr(torch, dtype))
+    changed = copy.deepcopy(model)
+    changed.w.weight.data[5, 100] = 0.0 if digits[5, 100] else 2.0**-12
+    assert_refused(changed, tmp_path / "w.rsr", "a product of 'w' differs")
+    assert accelerate(model, tmp_path / "w.rsr").swapped == ("w",)
 
 
 def test_another_scale(folders: Folders) -> None:

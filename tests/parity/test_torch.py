@@ -301,6 +301,24 @@ def test_conversions_and_moves(layer: Any) -> None:
     assert layer(torch.randn(1, 64)).shape == (1, 40)
 
 
+def test_defaults_of_torch(layer: Any) -> None:
+    """Layers and gradients do not depend on the default device and dtype."""
+    x = torch.randn(2, 64, requires_grad=True)
+    (wanted,) = torch.autograd.grad(layer(x).sum(), x)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            other = copy.copy(layer)
+            other.__setstate__(layer.__getstate__())
+            other.to(torch.bfloat16).to(torch.float32)
+            y = other(x)
+            (found,) = torch.autograd.grad(y, x, torch.ones_like(y, device="cpu"))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, wanted)
+    assert torch.equal(y, layer(x))
+
+
 def test_a_linear_layer_to_other_tools(layer: Any) -> None:
     assert isinstance(layer, torch.nn.Linear)
     assert (layer.in_features, layer.out_features) == (64, 40)

@@ -582,6 +582,41 @@ def test_layers_must_fit(folder: Path) -> None:
             load(folder)
 
 
+def test_no_weights_are_made_up(export: Callable[[str], Path], tmp_path: Path) -> None:
+    """transformers would only warn about a norm or a layer that is in no file."""
+    folder = tmp_path / "copied"
+    shutil.copytree(export("bitnet-2b"), folder)
+    path = folder / "config.json"
+    before = path.read_text(encoding="utf-8")
+    path.write_text(json.dumps({**json.loads(before), "num_hidden_layers": 3}), encoding="utf-8")
+    with pytest.raises(OptionError, match=r"neither model\.rsr nor .* has model\.layers\.2"):
+        load(folder)
+    path.write_text(before, encoding="utf-8")
+    dense = load_file(folder / "model.safetensors")
+    del dense["model.norm.weight"]
+    save_file(dense, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(OptionError, match=r"has model\.norm\.weight: export the model again"):
+        load(folder)
+
+
+def test_classes_without_a_head(export: Callable[[str], Path], pair: Any) -> None:
+    """They have no use for a head in model.rsr; a new head of a classifier is made up."""
+    *_, batch = pair
+    folder = export("bonsai-untied")
+    with judge.quiet():
+        model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32)
+        plain = transformers.AutoModel.from_pretrained(folder.parent / "model", dtype=torch.float32)
+        classifier = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    found, wanted = (one(**batch).last_hidden_state for one in (model, plain))
+    assert (found - wanted).abs().max() <= compare.TOLERANCE * wanted.abs().max()
+    assert isinstance(classifier.model.layers[0].mlp.up_proj, RsrLinear)
+
+
+def test_settings_do_not_replace_methods(folder: Path) -> None:
+    change(folder, to_dict=1, activations_of=2, later=3)
+    assert load(folder).config.quantization_config.later == 3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

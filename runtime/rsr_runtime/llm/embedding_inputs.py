@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rsr_formats.text import quoted
+from rsr_formats.text import counted, quoted
 
 from ..errors import OptionError
 from .arguments import check_vocabulary, prompt_list, token_ids, whole_number
@@ -58,6 +58,11 @@ class EmbeddingInputs:
                     tokens = self._tokenizer().cut(prompt + text, self._longest)
             else:
                 tokens, before = token_ids(text), 0
+            if number in truncated and len(tokens) <= before:
+                raise PromptError(
+                    f"text {number} has no room after a prompt of {counted(before, 'token')}, "
+                    f"expected at most {self._longest:,} of both: give a shorter prompt"
+                )
             if not len(text) or len(tokens) <= before:
                 raise PromptError(f"text {number} is empty: it has no tokens to embed")
             check_vocabulary(tokens, self._config.vocab_size)

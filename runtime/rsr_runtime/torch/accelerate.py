@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
@@ -26,7 +27,7 @@ from .linear import NormalizedRsrLinear, RsrLinear
 _MOST_LISTED = 4  # modules that the repr of a report names for each reason
 _LARGEST = 127  # of a sample's entries: int8 activations represent it exactly
 _SPAN = 64  # columns of a sample that are not 0, and the least magnitude of these
-_TOLERANCE = 1e-4  # of a sample's largest result; of shorter floats two of their roundings
+_TOLERANCE = 1e-4  # of a row's largest result; of shorter floats two of their roundings
 
 
 @dataclass(frozen=True, repr=False)
@@ -128,6 +129,8 @@ class _Plan:
 
     def _matrix(self, module_name: str, name: str) -> None:
         module = self._modules.get(module_name)
+        if isinstance(base := getattr(module, "base_layer", None), Module):  # in a PEFT adapter
+            module_name, module = f"{module_name}.base_layer", base
         if module is None:
             holder = self._holder_of_experts(module_name)
             if holder is None:
@@ -144,6 +147,8 @@ class _Plan:
             self._kept[module_name] = self._why_dense(module_name)
         elif (activations := _activations(module)) is None:
             self._kept[module_name] = f"the class {type(module).__name__} is not known"
+        elif _has_hooks(module):
+            self._kept[module_name] = "it has hooks"
         else:
             matrix = self._file.matrix(name)
             self._layers[module] = self._checked(module_name, module, matrix, activations)
@@ -222,7 +227,8 @@ def _owners_of_weights(model: Module) -> dict[int, list[str]]:
     """Return the names of the modules that have each weight, by its address."""
     owners: dict[int, list[str]] = defaultdict(list)
     for name, module in model.named_modules():
-        if isinstance(getattr(module, "weight", None), Tensor):
+        weight = getattr(module, "weight", None)
+        if any(tensor is weight for tensor in _tensors(module)):
             owners[_address(module)].append(name)
     return owners
 
@@ -249,6 +255,12 @@ def _activations(module: Module) -> str | None:
     return "int8" if type(module) in _bit_linear() else None
 
 
+def _has_hooks(module: Module) -> bool:
+    """Return whether calls of a module run more than its class says."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return "forward" in vars(module) or any(getattr(module, name, None) for name in hooks)
+
+
 def _bias(module: Module) -> Parameter | None:
     """Return the bias that a module adds to its product."""
     bias: Tensor | None = module.bias
@@ -269,15 +281,24 @@ def _difference(module: Module, layer: RsrLinear) -> float:
 
     Entries of a sample are integers whose largest magnitude is 127. Layers with int8 activations
     quantize them to themselves, in every dtype. A sample has 64 entries that are not 0, each at
-    least 64: a single weight that differs shows in the result.
+    least 64: a single weight that differs shows in the result. Results are compared row by row, as
+    scales may differ. A row's may cancel in all samples, so a typical one also counts.
     """
     dtype = next(t.dtype for t in _tensors(module) if t.is_floating_point())
     samples = _samples(module.in_features).to(dtype)
     with torch.no_grad(), torch.compiler.set_stance("force_eager"), _without_norm(module):
         wanted, found = module(samples).float(), layer(samples).float()
-    allowed = max(_TOLERANCE, 2 * torch.finfo(dtype).eps) * wanted.abs().amax(1, keepdim=True)
+    typical = _LARGEST * _SPAN**0.5 * _scales_of_rows(layer.matrix)
+    largest = torch.maximum(wanted.abs().amax(0), typical)
+    allowed = max(_TOLERANCE, 2 * torch.finfo(dtype).eps) * largest
     difference = (wanted - found).abs()
     return float((difference / allowed.clamp(min=torch.finfo(dtype).tiny)).max())
+
+
+def _scales_of_rows(matrix: Matrix) -> Tensor:
+    """Return the largest magnitude of each row's scales, float32 (out_features,) or (1,)."""
+    scale = np.abs(matrix.scale)
+    return torch.from_numpy(scale.max(1) if scale.ndim == 2 else scale.reshape(-1))
 
 
 def _tensors(module: Module) -> Iterator[Tensor]:

@@ -28,7 +28,7 @@ def handle_of(matrix: Matrix) -> torch.Tensor:
         if number is None:
             number = _number_of[matrix] = next(_numbers)
             _matrices[number] = matrix
-    return torch.tensor(number)
+    return torch.tensor(number, device="cpu")  # whatever the default device is
 
 
 def matrix_of(handle: torch.Tensor) -> Matrix:

@@ -37,7 +37,7 @@ class MatrixModule(torch.nn.Module):  # type: ignore[misc]
     def _apply(
         self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True
     ) -> MatrixModule:
-        device = fn(torch.empty(0)).device
+        device = fn(torch.empty(0, device="cpu")).device
         if device.type != "cpu":
             raise DeviceError(
                 f"{self.matrix.name!r} cannot move to {device}: an {type(self).__name__} computes "

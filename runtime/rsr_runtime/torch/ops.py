@@ -70,7 +70,7 @@ def _linear_all(
 def _linear_transposed(y: Tensor, weight: Tensor, handle: Tensor, in_features: int) -> Tensor:
     matrix = matrix_of(handle)
     rows = torch.from_numpy(_rows(y)).reshape(-1, matrix.shape[0])
-    x = torch.zeros(len(rows), in_features)
+    x = torch.zeros(len(rows), in_features, dtype=torch.float32, device="cpu")
     for part, columns, values in matrix.windows():
         x[:, columns] += rows[:, part] @ torch.from_numpy(values)
     if matrix.rotation is not None:

@@ -44,7 +44,8 @@ class RsrConfig(QuantizationConfigMixin):  # type: ignore[misc]
             float32_modules: see the class.
             use_rms_norm: see the class.
             rms_norm_eps: see the class.
-            others: settings of later versions, which are kept and have no effect.
+            others: settings of later versions, which are kept and have no effect; those with the
+                name of a method are not kept.
 
         Raises:
             OptionError: a setting has a value that is not allowed.
@@ -59,7 +60,7 @@ class RsrConfig(QuantizationConfigMixin):  # type: ignore[misc]
         _check("use_rms_norm", use_rms_norm, isinstance(use_rms_norm, bool), "true or false")
         is_number = isinstance(rms_norm_eps, (int, float)) and rms_norm_eps > 0
         _check("rms_norm_eps", rms_norm_eps, is_number, "a positive number")
-        self.__dict__.update(others)
+        self.__dict__.update({k: v for k, v in others.items() if not hasattr(type(self), k)})
         self.quant_method = QUANT_METHOD
         self.digest = digest
         self.activations = activations

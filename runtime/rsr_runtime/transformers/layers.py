@@ -11,12 +11,16 @@ from safetensors import safe_open
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from rsr_formats.architectures import DecoderNames, canonical
+from rsr_formats.text import listed
 
 from ..errors import OptionError
 from ..matrix import Matrix
 from ..model import Model
 from ..torch import NormalizedRsrLinear, RsrEmbedding, RsrLinear
 from .config import RsrConfig
+
+_MOST_LISTED = 3  # missing tensors that a message names
+_HEAD = f"{DecoderNames().head}.weight"
 
 
 @dataclass(frozen=True)
@@ -60,17 +64,17 @@ class Replacement:
 
 
 def find_replacements(
-    model: Any, opened: Model, dense_files: Sequence[str], settings: RsrConfig
+    model: Any, opened: Model, dense: set[str], settings: RsrConfig
 ) -> Iterator[Replacement]:
     """Yield the modules to replace, the tied output head included.
 
-    A module whose weight is in the dense files stays as it is. A head that is tied to a matrix is
-    no longer tied: transformers has nothing to tie it to.
+    A module whose weight is dense stays as it is. A head that is tied to a matrix is no longer
+    tied: transformers has nothing to tie it to. A class without a head needs no matrix of one.
 
     Args:
         model: of transformers.
         opened: the .rsr file.
-        dense_files: the safetensors files of the model.
+        dense: `dense_names` of the model.
         settings: of config.json.
 
     Raises:
@@ -78,10 +82,11 @@ def find_replacements(
     """
     names = DecoderNames.find(opened)
     modules = {canonical(f"{name}.weight"): name for name, _ in model.named_modules()}
-    dense = {canonical(name) for path in dense_files for name in _names_in(path)}
     for matrix in opened.matrices():
         weight = names.usual(matrix.name)
         name = modules.get(weight)
+        if name is None and weight == _HEAD and model.get_output_embeddings() is None:
+            continue
         module = None if name is None else model.get_submodule(name)
         stays_dense = weight in dense
         if name is None or not _fits(module, matrix, stays_dense):
@@ -113,6 +118,37 @@ def _fits(module: torch.nn.Module, matrix: Matrix, stays_dense: bool) -> bool:
     return False
 
 
-def _names_in(path: str) -> list[str]:
-    with safe_open(path, framework="pt") as file:
-        return [*file.keys()]
+def dense_names(paths: Sequence[str]) -> set[str]:
+    """Return the names of tensors in safetensors files, as in a class with a head."""
+    names: set[str] = set()
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            names.update(map(canonical, file.keys()))
+    return names
+
+
+def check_complete(model: Any, dense: set[str]) -> None:
+    """Check that the decoder and its head lack no tensor, once all replacements have begun.
+
+    transformers only warns about tensors that it does not find, and makes them up.
+
+    Args:
+        model: of transformers.
+        dense: `dense_names` of the model.
+
+    Raises:
+        OptionError: a tensor is missing.
+    """
+    prefix = DecoderNames().prefix  # a class without a head writes names without it
+    missing = [
+        name
+        for name in model.state_dict()
+        if name not in model.all_tied_weights_keys
+        and dense.isdisjoint((canonical(name), name.removeprefix(prefix)))
+        and (canonical(name).startswith(prefix) or name == _HEAD)
+    ]
+    if missing:
+        raise OptionError(
+            f"neither model.rsr nor model.safetensors has {listed(missing, _MOST_LISTED)}: export "
+            f"the model again, or load another class than {type(model).__name__}"
+        )

@@ -15,7 +15,7 @@ from rsr_formats.pretrained import QUANT_METHOD, RSR_FILE, WEIGHTS_KEY
 from ..errors import OptionError, ReplacedError
 from ..model import load
 from .config import RsrConfig
-from .layers import Replacement, find_replacements
+from .layers import Replacement, check_complete, dense_names, find_replacements
 from .saving import Saver
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -89,11 +89,11 @@ class RsrQuantizer(HfQuantizer):  # type: ignore[misc]
                 f"{self._path} is not the file that config.json was written for: export the model "
                 "again (rsrc export-transformers)"
             )
-        self._replaced = [
-            *find_replacements(model, opened, checkpoint_files, self.quantization_config)
-        ]
+        dense = dense_names(checkpoint_files)
+        self._replaced = [*find_replacements(model, opened, dense, self.quantization_config)]
         for one in self._replaced:
             one.begin(model)
+        check_complete(model, dense)
 
     def _process_model_after_weight_loading(self, model: Any, **options: Any) -> Any:
         for one in self._replaced:

@@ -57,9 +57,9 @@ class Saver:
         if has_adapters or not is_main_process:  # of a model with adapters, only these are saved
             return
         folder = Path(save_directory)
-        link_or_copy(self._path, folder / RSR_FILE)
         path = folder / "config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
         config[WEIGHTS_KEY] = IMPORT_FIRST  # transformers leaves it out
         with atomic_file(path, force=True) as out:
             out.write(json.dumps(config, indent=2, sort_keys=True).encode() + b"\n")
+        link_or_copy(self._path, folder / RSR_FILE)

@@ -132,6 +132,7 @@ REFUSED = {
     "minicpm": "transformers has no class MiniCPMForCausalLM",
     "mobilellm": "transformers has no class MobileLLMForCausalLM",
     "qwen3-moe": r"transformers multiplies experts without linear layers: 'model\.layers\.0\.mlp",
+    "qwen3-moe-rotated": r"(?:(?!experts)[^;])*; transformers multiplies experts without linear",
 }
 
 

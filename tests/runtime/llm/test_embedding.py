@@ -115,6 +115,11 @@ def test_long_texts_are_cut(side: str, opened: Open, monkeypatch: pytest.MonkeyP
     np.testing.assert_array_equal(model.embed([[*kept, eos]])[0], found)
 
 
+def test_a_prompt_leaves_room(opened: Open) -> None:
+    with pytest.raises(PromptError, match=r"text 0 has no room after a prompt of \S+ tokens"):
+        opened("qwen3-mean").embed(["a"], prompt="b " * 2000)
+
+
 def test_a_wide_text_needs_a_wide_context(opened: Open) -> None:
     """It is cut to what the model takes, not to what it was loaded with."""
     with pytest.raises(TextTooLongError, match=r"250 tokens, .* 100: load with a larger context"):
