@@ -238,6 +238,15 @@ def test_old_weights_are_freed(folders: Folders) -> None:
     assert not any(weight() is not None for weight in weights)
 
 
+def test_a_model_without_weights_is_not_saved(folders: Folders, tmp_path: Path) -> None:
+    model = judge.load(folders("trilm") / "model")
+    accelerate(model, folders("trilm") / "model.rsr")
+    for one in (model, copy.deepcopy(model)):
+        with pytest.raises(AccelerateError, match="rsrc export-transformers"):
+            one.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
 def test_modules_under_two_names(folders: Folders) -> None:
     model = judge.load(folders("trilm") / "model")
     model.alias = torch.nn.ModuleList([model.model.layers[0].mlp.up_proj])

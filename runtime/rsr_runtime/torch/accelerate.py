@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -194,6 +195,9 @@ class _Plan:
         for name, module in self._modules.items():
             if module in self._layers:
                 self._model.set_submodule(name, self._layers[module].train(module.training))
+        for module in self._model.modules():
+            if isinstance(module, _pretrained()):
+                module.save_pretrained = partial(_save_adapters, module)
 
     def report(self) -> Acceleration:
         freed = sum(module.weight.nbytes for module in self._layers)
@@ -243,6 +247,22 @@ def _bit_linear() -> tuple[type[Module], ...]:
     """Return transformers' layers with int8 activations, none if transformers is not loaded."""
     found = sys.modules.get("transformers.integrations.bitnet")
     return () if found is None else (found.BitLinear, found.AutoBitLinear)
+
+
+def _pretrained() -> tuple[type[Module], ...]:
+    """Return transformers' base class of models, none if transformers is not loaded."""
+    found = sys.modules.get("transformers.modeling_utils")
+    return () if found is None else (found.PreTrainedModel,)
+
+
+def _save_adapters(model: Any, *arguments: Any, **options: Any) -> None:
+    """Stand for `save_pretrained`, which would write a model without its weights."""
+    if not getattr(model, "_hf_peft_config_loaded", False):
+        raise AccelerateError(
+            "save_pretrained: an accelerated model has no dense weights. Save it before accelerate, "
+            "or write a directory of the .rsr file: rsrc export-transformers"
+        )
+    type(model).save_pretrained(model, *arguments, **options)
 
 
 def _activations(module: Module) -> str | None:
