@@ -259,8 +259,8 @@ def _save_adapters(model: Any, *arguments: Any, **options: Any) -> None:
     """Stand for `save_pretrained`, which would write a model without its weights."""
     if not getattr(model, "_hf_peft_config_loaded", False):
         raise AccelerateError(
-            "save_pretrained: an accelerated model has no dense weights. Save it before accelerate, "
-            "or write a directory of the .rsr file: rsrc export-transformers"
+            "save_pretrained: an accelerated model has no dense weights. Save it before, or "
+            "make a directory of the .rsr file: rsrc export-transformers"
         )
     type(model).save_pretrained(model, *arguments, **options)
 
