@@ -6,6 +6,7 @@ network: HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_HUB_OFFLINE.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rsr_formats.atomic import foreign_temporaries
+from rsr_formats.text import shown
 
 from ...common.console import size
 from ...common.errors import SourceError
@@ -22,6 +24,8 @@ from ...common.progress import ProgressFunction
 from .bars import bars_of
 from .explained import explained
 from .name import HubName
+
+_HASH = re.compile(r"[0-9a-f]*")
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,15 @@ class Repository:
         if found.sha is None or files is None:
             raise SourceError(f"{name}: the Hub names no commit and no files of it")
         hashes = {f.rfilename: f.lfs.sha256 if f.lfs else f.blob_id or "" for f in files}
-        return cls(name, found.sha, {f.rfilename: f.size or 0 for f in files}, hashes)
+        sizes = {f.rfilename: f.size or 0 for f in files}
+        # Names of files in the cache are made of hashes.
+        for what in (found.sha, *hashes.values()):
+            if not (isinstance(what, str) and _HASH.fullmatch(what)):
+                raise _invalid(name, what, "a hash of hexadecimal digits")
+        for nbytes in sizes.values():
+            if type(nbytes) is not int or nbytes < 0:
+                raise _invalid(name, nbytes, "a number of bytes")
+        return cls(name, found.sha, sizes, hashes)
 
     @property
     def pinned(self) -> HubName:
@@ -160,6 +172,13 @@ class Repository:
             with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
                 hf_raise_for_status(response)
                 yield response
+
+
+def _invalid(name: HubName, found: object, expected: str) -> SourceError:
+    return SourceError(
+        f"{name}: the Hub describes its files with {shown(found)}, expected {expected}: check "
+        "HF_ENDPOINT"
+    )
 
 
 def cache_folder() -> Path:

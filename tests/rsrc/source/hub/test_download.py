@@ -161,6 +161,35 @@ def test_a_body_that_breaks_off_is_continued(
     ]  # fmt: skip
 
 
+def test_a_body_longer_than_listed(
+    hub: Hub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have no end."""
+    hub.add("a/b", model)
+    shard = "model-00001-of-00002.safetensors"
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100)
+    hub.listed[shard] = {"size": 300}
+    assert refused("hf://a/b") == (
+        f"{shard}: the Hub sends more than the 300 bytes that it lists: try again later"
+    )
+    assert not list(tmp_path.rglob("*.incomplete"))
+
+
+@pytest.mark.parametrize("listed", [{"size": -1}, {"size": "9"}, {"lfs": {"sha256": "../../x"}}])
+def test_a_server_that_describes_files_wrongly(
+    hub: Hub, kit: Kit, tmp_path: Path, listed: dict[str, Any]
+) -> None:
+    """Hashes become names of files, which are removed after a signal."""
+    hub.add("a/b", {"model.safetensors": kit.file_bytes({"w": T})})
+    hub.listed["model.safetensors"] = {"size": 9, **listed}
+    if "lfs" in listed:
+        hub.listed["model.safetensors"]["lfs"] |= {"size": 9, "pointerSize": 9}
+    for cache in (True, False):
+        with pytest.raises(rsrc.SourceError, match=r"describes its files with .* check HF_"):
+            rsrc.compile("hf://a/b", tmp_path / "x.rsr", cache=cache)
+    assert Kit.leftovers(tmp_path) == []
+
+
 def test_offline(hub: Hub, model: Path, tmp_path: Path) -> None:
     commit = hub.add("a/b", model)
     hub.add("a/c", model)
