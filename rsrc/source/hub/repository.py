@@ -71,7 +71,9 @@ class Repository:
         for what in (found.sha, *hashes.values()):
             if not (isinstance(what, str) and _HASH.fullmatch(what)):
                 raise _invalid(name, what, "a hash of hexadecimal digits")
-        for nbytes in sizes.values():
+        for file, nbytes in sizes.items():
+            if ".." in file.split("/") or file.startswith("/"):
+                raise _invalid(name, file, "a path within the repository")
             if type(nbytes) is not int or nbytes < 0:
                 raise _invalid(name, nbytes, "a number of bytes")
         return cls(name, found.sha, sizes, hashes)

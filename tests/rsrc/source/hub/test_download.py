@@ -184,9 +184,19 @@ def test_a_server_that_describes_files_wrongly(
     hub.listed["model.safetensors"] = {"size": 9, **listed}
     if "lfs" in listed:
         hub.listed["model.safetensors"]["lfs"] |= {"size": 9, "pointerSize": 9}
+    assert_badly_described("hf://a/b", tmp_path)
+
+
+@pytest.mark.parametrize("path", ["../../z.gguf", "/z.gguf"])
+def test_a_file_outside_the_repository(hub: Hub, tmp_path: Path, path: str) -> None:
+    hub.add("a/b", {path: b"x"})
+    assert_badly_described(f"hf://a/b/{path}", tmp_path)
+
+
+def assert_badly_described(source: str, tmp_path: Path) -> None:
     for cache in (True, False):
         with pytest.raises(rsrc.SourceError, match=r"describes its files with .* check HF_"):
-            rsrc.compile("hf://a/b", tmp_path / "x.rsr", cache=cache)
+            rsrc.compile(source, tmp_path / "x.rsr", cache=cache)
     assert Kit.leftovers(tmp_path) == []
 
 
