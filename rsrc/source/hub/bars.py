@@ -14,7 +14,7 @@ def bars_of(progress: ProgressFunction | None, name: str = "", total: int = 0) -
     Args:
         progress: called as progress(name, bytes done, total); None shows nothing.
         name: of the file.
-        total: bytes of the file.
+        total: bytes of the file; more are an error, unless it is 0.
     """
     from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -34,8 +34,8 @@ def bars_of(progress: ProgressFunction | None, name: str = "", total: int = 0) -
             self._done += int(n or 0)
             if 0 < total < self._done:
                 raise SourceError(
-                    f"{name}: the Hub sends more than the {total:,} bytes that it lists: try again "
-                    "later"
+                    f"{name}: the Hub sends more than the {total:,} bytes that were expected: "
+                    "try again later"
                 )
             if progress is not None:
                 progress(name, self._done, total)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rsr_formats.atomic import foreign_temporaries
+from rsr_formats.model_files import MAX_FILE, check_size
 from rsr_formats.text import shown
 
 from ...common.console import size
@@ -95,10 +96,13 @@ class Repository:
             The folder of the whole repository.
 
         Raises:
-            SourceError: they cannot be downloaded.
+            SourceError: one is larger than any that is read, or they cannot be downloaded.
         """
         if folder is not None and not files:
             return folder
+        for file in files:
+            check_size(self.files[file], f"{self.name}: {file}", MAX_FILE, SourceError)
+        shown_as, most = f"small files of {self.name}", MAX_FILE * max(1, len(files))
         with explained(self.name):
             from huggingface_hub import snapshot_download
 
@@ -109,7 +113,7 @@ class Repository:
                     local_dir=folder,
                     # Every repository has a .gitattributes.
                     allow_patterns=[escape(file) for file in files or [".gitattributes"]],
-                    tqdm_class=bars_of(None),
+                    tqdm_class=bars_of(None, shown_as, most),
                 )
             )
 

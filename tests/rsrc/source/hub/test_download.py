@@ -170,9 +170,21 @@ def test_a_body_longer_than_listed(
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100)
     hub.listed[shard] = {"size": 300}
     assert refused("hf://a/b") == (
-        f"{shard}: the Hub sends more than the 300 bytes that it lists: try again later"
+        f"{shard}: the Hub sends more than the 300 bytes that were expected: try again later"
     )
     assert not list(tmp_path.rglob("*.incomplete"))
+
+
+def test_large_small_files(
+    hub: Hub, kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are refused by the size that is listed, or else while they arrive."""
+    monkeypatch.setattr("rsrc.source.hub.repository.MAX_FILE", 5)
+    hub.add("a/b", {"model.safetensors": kit.file_bytes({"w": T}), "config.json": bytes(20)})
+    assert refused("hf://a/b") == "hf://a/b: config.json: 20 bytes, the limit is 5"
+    hub.listed["config.json"] = {"size": 5}
+    assert refused("hf://a/b").startswith("small files of hf://a/b: the Hub sends more than the 5")
+    assert not [p for p in tmp_path.rglob("*") if p.name == "config.json"]
 
 
 @pytest.mark.parametrize("listed", [{"size": -1}, {"size": "9"}, {"lfs": {"sha256": "../../x"}}])
