@@ -26,7 +26,7 @@ from .bars import bars_of
 from .explained import explained
 from .name import HubName
 
-_HASH = re.compile(r"[0-9a-f]*")
+_HASH = re.compile(r"[0-9a-f]+")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Repository:
         hashes = {f.rfilename: f.lfs.sha256 if f.lfs else f.blob_id or "" for f in files}
         sizes = {f.rfilename: f.size or 0 for f in files}
         # Names of files in the cache are made of hashes.
-        for what in (found.sha, *hashes.values()):
+        for what in (found.sha, *filter(None, hashes.values())):
             if not (isinstance(what, str) and _HASH.fullmatch(what)):
                 raise _invalid(name, what, "a hash of hexadecimal digits")
         for file, nbytes in sizes.items():

@@ -18,6 +18,8 @@ from rsr_formats import RsrFile
 from rsr_testing.checkpoints import Kit
 from rsr_testing.gguf_files import GgufKit
 from rsr_testing.hub import Hub, client_of
+from rsrc.source.hub.name import HubName
+from rsrc.source.hub.repository import Repository
 from rsrc.source.open import open_checkpoint
 
 T = np.random.default_rng(8).integers(-1, 2, (40, 100)).astype(np.int8)
@@ -101,6 +103,26 @@ def test_a_revision(hub: Hub, kit: Kit, tmp_path: Path) -> None:
         assert header.metadata == {"rsr.source": f"hf://a/b@{commit}"}
     assert refused("hf://a/b@v3") == (
         f"hf://a/b@v3: no revision 'v3': {hub.url}/a/b/tree/main lists the branches and tags"
+    )
+
+
+def test_a_revision_that_changes_in_between(
+    hub: Hub, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model in the cache is not taken for the one that was found."""
+    new = hub.add("a/b", {"model.safetensors": kit.file_bytes({"new": T})})
+    open_checkpoint("hf://a/b")
+    old = hub.add("a/b", {"model.safetensors": kit.file_bytes({"old": T})})
+    find = Repository.find
+
+    def find_before_a_commit(name: HubName) -> Repository:
+        found = find(name)
+        hub.repositories["a/b"].refs["main"] = new
+        return found
+
+    monkeypatch.setattr(Repository, "find", find_before_a_commit)
+    assert refused("hf://a/b") == (
+        f"hf://a/b: the Hub named commit {old}, and then the files were those of {new}: try again"
     )
 
 
