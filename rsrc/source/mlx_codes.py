@@ -30,7 +30,7 @@ from .tensor import PIECE, ConvertedTensor, SourceTensor
 
 _BITS = (3, 4, 5, 6, 8)  # of MLX's affine codes, besides 1 and 2
 _GROUPS = (32, 64, 128)  # columns that share a scale
-_FLOATS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+FLOATS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _SETTINGS = ("quantization", "quantization_config")  # files have one or both
 _EXPERT = re.compile(r"\.experts\.[0-9]+\.")
 _PANEL = PIECE // 4  # weights
@@ -109,13 +109,13 @@ def _floats(
     columns = row_bits // bits
     expected = [[rows, columns // n] for n in _GROUPS if row_bits % (n * bits) == 0]
     for t in (scales, biases):
-        if t.dtype not in _FLOATS or list(t.shape) not in expected or t.shape != scales.shape:
+        if t.dtype not in FLOATS or list(t.shape) not in expected or t.shape != scales.shape:
             raise SourceError(
                 f"{words.name}: {bits} bits per weight according to config.json, but {t.name} is "
                 f"{t.dtype} {list(t.shape)}, expected a float of shape "
                 f"{' or '.join(map(str, expected)) or 'that divides its rows'}"
             )
-    nbytes = rows * columns * np.dtype(_FLOATS[scales.dtype]).itemsize
+    nbytes = rows * columns * np.dtype(FLOATS[scales.dtype]).itemsize
     return _MlxFloats(
         words.name, scales.dtype, (rows, columns), words.path, words.offset, nbytes,
         bits, words, scales, biases,
@@ -156,7 +156,7 @@ class _MlxFloats(ConvertedTensor):
             words, *others = (np.frombuffer(piece, np.uint8) for piece in pieces)
             codes = _codes(words.reshape(-1, self.words.nbytes // rows), self.bits)
             scales, biases = (
-                _float32(data, t.dtype).reshape(len(codes), -1, 1)
+                widened(data, t.dtype).reshape(len(codes), -1, 1)
                 for data, t in zip(others, parts[1:], strict=True)
             )
             if not (np.isfinite(scales).all() and np.isfinite(biases).all()):
@@ -180,13 +180,14 @@ def _codes(data: ByteArray, bits: int) -> npt.NDArray[np.float32]:
     return codes.reshape(len(data), -1)
 
 
-def _float32(data: ByteArray, dtype: str) -> npt.NDArray[np.float32]:
-    values = data.view(_FLOATS[dtype])
+def widened(data: ByteArray, dtype: str) -> npt.NDArray[np.float32]:
+    """Return the bytes of floats of a dtype among `FLOATS` as float32, (n,)."""
+    values = data.view(FLOATS[dtype])
     return widen_bf16(values) if dtype == "BF16" else values.astype(np.float32)
 
 
 def _rounded(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
-    return narrow_bf16(values) if dtype == "BF16" else values.astype(_FLOATS[dtype])
+    return narrow_bf16(values) if dtype == "BF16" else values.astype(FLOATS[dtype])
 
 
 def _files(checkpoint: Checkpoint, found: Mapping[str, int]) -> dict[str, Any]:

@@ -13,15 +13,14 @@ from math import prod
 import numpy as np
 
 from rsr_formats.architectures import DecoderNames, of_config
-from rsr_formats.numerics import widen_bf16
 
 from ..common.arrays import ByteArray
 from ..common.errors import SourceError
 from .checkpoint import Checkpoint
+from .mlx_codes import FLOATS, widened
 from .tensor import ConvertedTensor, SourceTensor
 
 _CONVOLUTION = ".linear_attn.conv1d.weight"
-_FLOATS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,8 @@ class _LessOne(ConvertedTensor):
 
     def panels(self) -> Iterator[ByteArray]:
         """Yield all values at once; see ConvertedTensor."""
-        values = self.stored.read().view(_FLOATS[self.stored.dtype])
-        wide = widen_bf16(values) if self.stored.dtype == "BF16" else values.astype(np.float32)
-        yield (wide - np.float32(1)).view(np.uint8)
+        values = widened(self.stored.read(), self.stored.dtype)
+        yield (values - np.float32(1)).view(np.uint8)
 
 
 def as_in_transformers(checkpoint: Checkpoint) -> Checkpoint:
@@ -65,7 +63,7 @@ def as_in_transformers(checkpoint: Checkpoint) -> Checkpoint:
     for name, t in checkpoint.tensors.items():
         if not (name.startswith(prefix) and known.is_zero_centered(name.removeprefix(prefix))):
             continue
-        if t.dtype not in _FLOATS:
+        if t.dtype not in FLOATS:
             raise SourceError(f"{name} is {t.dtype}, expected floats, the weight of a norm")
         tensors[name] = _LessOne(name, "F32", t.shape, t.path, t.offset, 4 * prod(t.shape), t)
     return replace(checkpoint, tensors=checkpoint.tensors | tensors)

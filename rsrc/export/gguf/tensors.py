@@ -77,7 +77,7 @@ def plan(
         if name == _ROPE_FREQS and settings.scales_rope:
             continue  # the settings take precedence
         if of_gguf(architecture) is not None and name != _ROPE_FREQS:
-            usual = _usual(name, own)
+            usual = own.usual(name)
             if usual.endswith(_FREQUENCIES):
                 continue  # they follow from the settings
             if (name := expert_name(usual) or gguf_name(usual, architecture)) == usual:
@@ -190,14 +190,6 @@ def _instead(found: str, wanted: Sequence[str], reasons: Mapping[str, str | None
     if found not in TYPES and able:
         return f"{words} (types that hold them: {', '.join(able)})"
     return words
-
-
-def _usual(name: str, names: DecoderNames) -> str:
-    """Return the name of a tensor in a class with a head, wherever its checkpoint has it."""
-    module, _, suffix = name.rpartition(".")
-    if module == names.head:
-        return f"lm_head.{suffix}"
-    return f"model.{name.removeprefix(names.prefix)}" if name.startswith(names.prefix) else name
 
 
 # --- data ---------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from rsr_formats.text import shown
+
 from ...common.errors import SourceError
 from .values import whole_of
 
@@ -21,7 +23,7 @@ def has_head(metadata: Mapping[str, Any]) -> bool:
     """
     found = metadata.get(HAS_HEAD, True)
     if not isinstance(found, bool):
-        raise SourceError(f"{HAS_HEAD} is not a boolean")
+        raise SourceError(f"{HAS_HEAD} is {shown(found)}, expected a boolean")
     return found
 
 

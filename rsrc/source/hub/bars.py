@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...common.errors import SourceError
 from ...common.progress import ProgressFunction
 
 
@@ -13,7 +14,7 @@ def bars_of(progress: ProgressFunction | None, name: str = "", total: int = 0) -
     Args:
         progress: called as progress(name, bytes done, total); None shows nothing.
         name: of the file.
-        total: bytes of the file.
+        total: bytes of the file; more are an error, unless it is 0.
     """
     from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -25,8 +26,17 @@ def bars_of(progress: ProgressFunction | None, name: str = "", total: int = 0) -
             self._done = int(options.get("initial") or 0)
 
         def update(self, n: float | None = 1) -> None:
-            """Add `n` bytes of the file."""
+            """Add `n` bytes of the file.
+
+            Raises:
+                SourceError: there are more than it has: a body may have no end.
+            """
             self._done += int(n or 0)
+            if 0 < total < self._done:
+                raise SourceError(
+                    f"{name}: the Hub sends more than the {total:,} bytes that were expected: "
+                    "try again later"
+                )
             if progress is not None:
                 progress(name, self._done, total)
 

@@ -48,6 +48,11 @@ def download(name: HubName, progress: ProgressFunction | None = None) -> Downloa
         return _cached(name, error)
     choice = Choice(name, repository.files)
     root = repository.fetch_small(choice.small)
+    if root.name != repository.commit:  # a new commit; or an old one, if the connection was lost
+        raise SourceError(
+            f"{name}: the Hub named commit {repository.commit}, and then the files were those of "
+            f"{root.name}: try again"
+        )
     if choice.small:
         refuse_by_config(root / choice.folder)
     lacking = [f for f in choice.weights(root).files if not repository.cached(f)]

@@ -70,9 +70,14 @@ def _chunks(
                         f"{repository.name}: the Hub sends all of {file} where a part was "
                         "requested: compile without --no-cache"
                     )
+                begin = start
                 for chunk in response.iter_bytes():
                     start, tries = start + len(chunk), 0
                     yield chunk
+                if start == begin:
+                    raise UnreachableError(
+                        repository.name, f"the Hub sends no byte of {file}", "try again later"
+                    )
         except UnreachableError:
             tries += 1
             if tries == TRIES:

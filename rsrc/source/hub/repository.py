@@ -6,6 +6,7 @@ network: HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_HUB_OFFLINE.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from rsr_formats.atomic import foreign_temporaries
+from rsr_formats.model_files import MAX_FILE, check_size
+from rsr_formats.text import shown
 
 from ...common.console import size
 from ...common.errors import SourceError
@@ -22,6 +25,8 @@ from ...common.progress import ProgressFunction
 from .bars import bars_of
 from .explained import explained
 from .name import HubName
+
+_HASH = re.compile(r"[0-9a-f]+")
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,17 @@ class Repository:
         if found.sha is None or files is None:
             raise SourceError(f"{name}: the Hub names no commit and no files of it")
         hashes = {f.rfilename: f.lfs.sha256 if f.lfs else f.blob_id or "" for f in files}
-        return cls(name, found.sha, {f.rfilename: f.size or 0 for f in files}, hashes)
+        sizes = {f.rfilename: f.size or 0 for f in files}
+        # Names of files in the cache are made of hashes.
+        for what in (found.sha, *filter(None, hashes.values())):
+            if not (isinstance(what, str) and _HASH.fullmatch(what)):
+                raise _invalid(name, what, "a hash of hexadecimal digits")
+        for file, nbytes in sizes.items():
+            if ".." in file.split("/") or file.startswith("/"):
+                raise _invalid(name, file, "a path within the repository")
+            if type(nbytes) is not int or nbytes < 0:
+                raise _invalid(name, nbytes, "a number of bytes")
+        return cls(name, found.sha, sizes, hashes)
 
     @property
     def pinned(self) -> HubName:
@@ -81,10 +96,13 @@ class Repository:
             The folder of the whole repository.
 
         Raises:
-            SourceError: they cannot be downloaded.
+            SourceError: one is larger than any that is read, or they cannot be downloaded.
         """
         if folder is not None and not files:
             return folder
+        for file in files:
+            check_size(self.files[file], f"{self.name}: {file}", MAX_FILE, SourceError)
+        shown_as, most = f"small files of {self.name}", MAX_FILE * max(1, len(files))
         with explained(self.name):
             from huggingface_hub import snapshot_download
 
@@ -95,7 +113,7 @@ class Repository:
                     local_dir=folder,
                     # Every repository has a .gitattributes.
                     allow_patterns=[escape(file) for file in files or [".gitattributes"]],
-                    tqdm_class=bars_of(None),
+                    tqdm_class=bars_of(None, shown_as, most),
                 )
             )
 
@@ -160,6 +178,13 @@ class Repository:
             with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
                 hf_raise_for_status(response)
                 yield response
+
+
+def _invalid(name: HubName, found: object, expected: str) -> SourceError:
+    return SourceError(
+        f"{name}: the Hub describes its files with {shown(found)}, expected {expected}: check "
+        "HF_ENDPOINT"
+    )
 
 
 def cache_folder() -> Path:

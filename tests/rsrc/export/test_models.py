@@ -62,7 +62,7 @@ def back(rsr: Path, to: str, name: str) -> tuple[npt.NDArray[np.float32], list[s
 def test_int8_and_gguf(name: str, tmp_path: Path) -> None:
     rsr = FAMILIES[name].build(tmp_path)
     want = logits(rsr)
-    if name.startswith("bonsai-2"):
+    if FAMILIES[name].rotated:
         for to in ("int8", "gguf"):
             with pytest.raises(rsrc.ExportError, match="weights in a rotated basis exist in form"):
                 decompile(rsr, tmp_path / "out", to=to)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 from urllib.parse import quote, unquote, urlsplit
 
@@ -80,6 +80,8 @@ class Hub:
         tokens: of all accounts.
         is_released: while it is not set, a body that breaks off keeps its connection open.
         breaks: by path, after how many bytes its next bodies break off; None: not at all.
+        listed: by path, what the description of a file says that is not true.
+        sends_nothing: whether the parts that are requested have no bytes.
         ignores_ranges: whether whole files are sent where a part was requested.
     """
 
@@ -106,7 +108,8 @@ class Hub:
         self.breaks: dict[str, list[int | None]] = {}
         self.is_released = threading.Event()
         self.is_released.set()
-        self.ignores_ranges = False
+        self.listed: dict[str, dict[str, Any]] = {}
+        self.sends_nothing = self.ignores_ranges = False
 
     def received(self, pattern: str, method: str = "GET") -> list[Request]:
         """Return the requests whose path contains `pattern`."""
@@ -166,11 +169,15 @@ class _Handler(BaseHTTPRequestHandler):
             repository.check()
         described = []
         for path, data in repository.commits[commit].items():
-            file = {"type": "file", "path": path, "rfilename": path, "size": len(data)}
+            file: dict[str, Any] = {
+                "type": "file",
+                "path": path,
+                "rfilename": path,
+                "size": len(data),
+            }
             large = {"oid": sha(data), "sha256": sha(data), "size": len(data), "pointerSize": 9}
-            described.append(
-                {**file, "oid": sha(data), **({"lfs": large} if path.endswith(LFS) else {})}
-            )
+            file |= {"oid": sha(data), **({"lfs": large} if path.endswith(LFS) else {})}
+            described.append(file | self.hub.listed.get(path, {}))
         whole = {"id": name, "modelId": name, "sha": commit, "siblings": described}
         self._send(200, json.dumps(whole if kind == "revision" else described).encode(), {})
 
@@ -197,6 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
             status, whole, start = 206, len(data), int(asked[1])
             data = data[start : int(asked[2]) + 1 if asked[2] else whole]
             headers["Content-Range"] = f"bytes {start}-{start + len(data) - 1}/{whole}"
+            data = b"" if self.hub.sends_nothing else data
         is_body = self.command == "GET"
         breaks = self.hub.breaks.get(path) if is_body else None
         self._send(status, data, headers, breaks.pop(0) if breaks else None)

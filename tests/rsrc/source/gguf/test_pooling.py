@@ -26,5 +26,5 @@ def test_others_embed_nothing(kind: object) -> None:
 def test_a_head_unless_the_file_says_no() -> None:
     assert has_head({})
     assert not has_head({"rsr.has_head": False})
-    with pytest.raises(SourceError, match=r"rsr\.has_head is not a boolean"):
+    with pytest.raises(SourceError, match=r"rsr\.has_head is 0, expected a boolean"):
         has_head({"rsr.has_head": 0})

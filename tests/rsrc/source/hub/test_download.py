@@ -18,6 +18,8 @@ from rsr_formats import RsrFile
 from rsr_testing.checkpoints import Kit
 from rsr_testing.gguf_files import GgufKit
 from rsr_testing.hub import Hub, client_of
+from rsrc.source.hub.name import HubName
+from rsrc.source.hub.repository import Repository
 from rsrc.source.open import open_checkpoint
 
 T = np.random.default_rng(8).integers(-1, 2, (40, 100)).astype(np.int8)
@@ -104,6 +106,26 @@ def test_a_revision(hub: Hub, kit: Kit, tmp_path: Path) -> None:
     )
 
 
+def test_a_revision_that_changes_in_between(
+    hub: Hub, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model in the cache is not taken for the one that was found."""
+    new = hub.add("a/b", {"model.safetensors": kit.file_bytes({"new": T})})
+    open_checkpoint("hf://a/b")
+    old = hub.add("a/b", {"model.safetensors": kit.file_bytes({"old": T})})
+    find = Repository.find
+
+    def find_before_a_commit(name: HubName) -> Repository:
+        found = find(name)
+        hub.repositories["a/b"].refs["main"] = new
+        return found
+
+    monkeypatch.setattr(Repository, "find", find_before_a_commit)
+    assert refused("hf://a/b") == (
+        f"hf://a/b: the Hub named commit {old}, and then the files were those of {new}: try again"
+    )
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_gated_model(hub: Hub, model: Path, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Anyone sees what it has; its files need an account that accepted the terms."""
@@ -159,6 +181,57 @@ def test_a_body_that_breaks_off_is_continued(
     assert [r.range for r in hub.received(f"/blobs/a/b/{commit_of(hub)}/{shard}")] == [
         "", "bytes=1000-",
     ]  # fmt: skip
+
+
+def test_a_body_longer_than_listed(
+    hub: Hub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have no end."""
+    hub.add("a/b", model)
+    shard = "model-00001-of-00002.safetensors"
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100)
+    hub.listed[shard] = {"size": 300}
+    assert refused("hf://a/b") == (
+        f"{shard}: the Hub sends more than the 300 bytes that were expected: try again later"
+    )
+    assert not list(tmp_path.rglob("*.incomplete"))
+
+
+def test_large_small_files(
+    hub: Hub, kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are refused by the size that is listed, or else while they arrive."""
+    monkeypatch.setattr("rsrc.source.hub.repository.MAX_FILE", 5)
+    hub.add("a/b", {"model.safetensors": kit.file_bytes({"w": T}), "config.json": bytes(20)})
+    assert refused("hf://a/b") == "hf://a/b: config.json: 20 bytes, the limit is 5"
+    hub.listed["config.json"] = {"size": 5}
+    assert refused("hf://a/b").startswith("small files of hf://a/b: the Hub sends more than the 5")
+    assert not [p for p in tmp_path.rglob("*") if p.name == "config.json"]
+
+
+@pytest.mark.parametrize("listed", [{"size": -1}, {"size": "9"}, {"lfs": {"sha256": "../../x"}}])
+def test_a_server_that_describes_files_wrongly(
+    hub: Hub, kit: Kit, tmp_path: Path, listed: dict[str, Any]
+) -> None:
+    """Hashes become names of files, which are removed after a signal."""
+    hub.add("a/b", {"model.safetensors": kit.file_bytes({"w": T})})
+    hub.listed["model.safetensors"] = {"size": 9, **listed}
+    if "lfs" in listed:
+        hub.listed["model.safetensors"]["lfs"] |= {"size": 9, "pointerSize": 9}
+    assert_badly_described("hf://a/b", tmp_path)
+
+
+@pytest.mark.parametrize("path", ["../../z.gguf", "/z.gguf"])
+def test_a_file_outside_the_repository(hub: Hub, tmp_path: Path, path: str) -> None:
+    hub.add("a/b", {path: b"x"})
+    assert_badly_described(f"hf://a/b/{path}", tmp_path)
+
+
+def assert_badly_described(source: str, tmp_path: Path) -> None:
+    for cache in (True, False):
+        with pytest.raises(rsrc.SourceError, match=r"describes its files with .* check HF_"):
+            rsrc.compile(source, tmp_path / "x.rsr", cache=cache)
+    assert Kit.leftovers(tmp_path) == []
 
 
 def test_offline(hub: Hub, model: Path, tmp_path: Path) -> None:

@@ -113,11 +113,13 @@ def test_a_part_that_breaks_off_is_continued(hub: Hub, kit: Kit, tmp_path: Path)
     assert asked == [f"bytes=0-{len(data) - 1}", f"bytes=5-{len(data) - 1}", ""]
 
 
-def test_a_server_that_stays_silent(hub: Hub, kit: Kit, tmp_path: Path) -> None:
+@pytest.mark.parametrize("breaks_off", [True, False])
+def test_a_server_that_stays_silent(hub: Hub, kit: Kit, tmp_path: Path, breaks_off: bool) -> None:
     hub.add("a/b", {"model.safetensors": kit.file_bytes({"w": T})})
-
-    hub.breaks["model.safetensors"] = [0] * 99
-    with pytest.raises(rsrc.SourceError, match="check the connection, or try again later"):
+    if breaks_off:
+        hub.breaks["model.safetensors"] = [0] * 99
+    hub.sends_nothing = not breaks_off
+    with pytest.raises(rsrc.SourceError, match="try again later"):
         rsrc.compile("hf://a/b", tmp_path / "x.rsr", cache=False)
     assert len(hub.received("/blobs/")) == ranges.TRIES
     assert kit.leftovers(tmp_path) == []
