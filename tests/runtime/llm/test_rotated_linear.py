@@ -64,12 +64,3 @@ def test_each_layer_takes_the_input_in_its_basis(model: rsr.Model, rows: int) ->
         np.testing.assert_allclose(y, wanted, 1e-5, 1e-5)
     alone = products([replace(layers[1], name="alone")], x)
     np.testing.assert_array_equal(alone[0], found[1])
-
-
-def test_experts_in_a_rotated_basis_are_refused(tmp_path: Path) -> None:
-    pytest.importorskip("tokenizers", reason="needs the extra llm")
-    from rsr_runtime import llm
-
-    family = replace(models.FAMILIES["qwen3-moe"], rotated=64)
-    with pytest.raises(llm.ModelError, match=r"experts\.0\.gate_proj is in a rotated basis"):
-        llm.load(family.build(tmp_path))
