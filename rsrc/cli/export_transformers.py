@@ -8,14 +8,18 @@ import click
 
 from rsr_formats.text import printable
 
-from .options import PATH, file_argument, force_option
+from .options import PATH, file_argument
 from .progress_bar import progress_bar
 
 
 @click.command("export-transformers", short_help="Write a directory that transformers loads.")
 @file_argument
 @click.argument("directory", type=PATH)
-@force_option
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Replace a directory that this command or save_pretrained wrote.",
+)
 def export_transformers(file: Path, directory: Path, force: bool) -> None:
     """Write a model DIRECTORY that transformers loads, with the linear layers of a .rsr FILE.
 
