@@ -20,7 +20,6 @@ from unittest import mock
 import httpx
 import numpy as np
 import pytest
-from safetensors.torch import load_file, save_file
 
 import rsrc
 from rsr_formats.architectures import of_config
@@ -37,6 +36,8 @@ from rsrc.export.pretrained import export_pretrained
 
 torch, transformers = torch_and_transformers()
 with judge.quiet():
+    from safetensors.torch import load_file, save_file
+
     import rsr_runtime.transformers
     from rsr_runtime.torch import RsrEmbedding, RsrLinear
 
