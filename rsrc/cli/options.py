@@ -45,7 +45,7 @@ def compiled(context: click.Context, parameter: click.Parameter, value: Path | N
     name = hub_name(value) or possible_name(value)
     if name is not None:
         raise SourceError(
-            f"{value}: no such file; for {name}, a model of the Hugging Face Hub, run "
+            f"expected a .rsr file, found {name}, a model of the Hugging Face Hub: run "
             f"`rsrc compile {name} -o {name.short}.rsr` first"
         )
     if not value.is_dir():

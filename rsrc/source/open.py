@@ -122,7 +122,7 @@ def is_source(source: str | os.PathLike[str]) -> bool:
 def _absent(path: Path) -> str:
     """Say that there is no source of this path, and which model of the Hub may be meant."""
     found = possible_name(path)
-    advice = "" if found is None else f"; {found} is the model of this name on the Hugging Face Hub"
+    advice = "" if found is None else f"; {found} names a model of the Hugging Face Hub"
     return f"{path}: no such file or directory{advice}"
 
 

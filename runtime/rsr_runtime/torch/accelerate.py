@@ -111,6 +111,8 @@ class _Plan:
         for module_name, module in self._modules.items():
             if isinstance(module, torch.nn.Linear) and module not in self._layers:
                 self._kept.setdefault(module_name, self._why_dense(module_name))
+        if not self._layers and any(isinstance(m, RsrLinear) for m in self._modules.values()):
+            raise AccelerateError(f"{type(self._model).__name__} is accelerated already")
         if not self._layers:
             raise AccelerateError(
                 f"{self._path} replaces no layer of {type(self._model).__name__}: "

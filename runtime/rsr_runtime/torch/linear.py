@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ..errors import OptionError
+from ..errors import InputTypeError, OptionError
+from ..inputs import kind_of
 from ..matrix import Matrix
 from . import ops  # noqa: F401 (registers the operators)
 from .module import MatrixModule
@@ -44,7 +45,13 @@ class RsrLinear(MatrixModule, torch.nn.Linear):  # type: ignore[misc]
 
         Raises:
             OptionError: the bias has another shape, or `activations` another value.
+            InputTypeError: `matrix` is no Matrix.
         """
+        if not isinstance(matrix, Matrix):
+            raise InputTypeError(
+                f"matrix: found {kind_of(matrix)}, expected a Matrix: rsr_runtime.load(path)"
+                ".matrix(name)"
+            )
         torch.nn.Module.__init__(self)  # that of Linear makes a dense weight
         self.out_features, self.in_features = matrix.shape
         if activations not in ("float32", "int8", "int8-group"):

@@ -70,8 +70,7 @@ def test_an_id_is_downloaded_only_after_asking(
     refused = run(*command, "a/b")
     assert refused.exit_code == 1
     assert refused.output == (
-        "rsrc: a/b: no such file or directory; hf://a/b is the model of this name on the Hugging "
-        "Face Hub\n"
+        "rsrc: a/b: no such file or directory; hf://a/b names a model of the Hugging Face Hub\n"
     )
 
     class Terminal:

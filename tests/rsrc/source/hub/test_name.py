@@ -63,8 +63,7 @@ def test_an_id_that_may_be_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(rsrc.SourceError) as caught:
         open_checkpoint("org/x")
     assert str(caught.value) == (
-        "org/x: no such file or directory; hf://org/x is the model of this name on the Hugging "
-        "Face Hub"
+        "org/x: no such file or directory; hf://org/x names a model of the Hugging Face Hub"
     )
     for path in (
         "models/none", "a/b/c", "none", "/a/b", "./none", "../a", "a/b.safetensors", "a/m.gguf",
