@@ -86,7 +86,9 @@ def evaluate_command(
         raise click.UsageError("--tasks names no task")
     if output is not None:
         check_output(output, force)
+    settings = {name: value for name, value in given.items() if value is not None}
     with opened(file, given) as model:
+        settings["context"] = model.context
         model.check_generates()
         model.tokenizer  # noqa: B018 (raises an error if there is none: before slow imports)
         with _quiet(), progress_bar("evaluating", in_bytes=False) as shown:
@@ -108,6 +110,7 @@ def evaluate_command(
                 f"to fit {limits}{model.config.max_position_embeddings:,})",
                 err=True,
             )
+    results["config"]["model_args"] = settings
     written = _json(file, results)
     if output is not None:
         with atomic_file(output, force) as to:

@@ -262,6 +262,9 @@ def test_the_command(path: Path, tmp_path: Path) -> None:
     assert cut is not None
     printed = json.loads(done(rsrc(*asked, "--limit", 3, "--context", 60, "--json")))
     written = json.loads(output.read_text())
+    assert printed["config"]["model_args"] == {
+        "context": 60, "kv": "float16", "activations": "trained", "memory": "auto",
+    }  # fmt: skip
     assert written["truncated"] == int(cut[1])
     assert printed["file"] == written["file"] == str(path)
     for name in ("acc_norm,none", "acc,none", "sample_len"):
