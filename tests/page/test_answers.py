@@ -95,8 +95,8 @@ def test_reload_before_an_answer_comes(running: Running, new_page: Callable[...,
     chat.page.fill("#prompt", "First")
     chat.page.keyboard.press("Enter")
     chat.until(lambda: "#" in chat.page.url)
+    chat.page.reload()  # first, as unroute would let the request go on
     chat.page.unroute("**/v1/chat/completions")
-    chat.page.reload()
     assert "closed before the answer ended" in chat.wait(".message.assistant .end").inner_text()
     assert chat.texts("user") == ["First"]
     with chat.page.expect_request("**/v1/chat/completions") as request:

@@ -62,20 +62,18 @@ def test_reasoning_is_collapsed(shown: Any) -> None:
 
 
 @pytest.mark.parametrize("has_clipboard", [True, False])
-def test_copy(has_clipboard: bool, shown: Any) -> None:
+def test_copy(has_clipboard: bool, chat: ChatPage, shown: Any) -> None:
     shown.context.grant_permissions(["clipboard-read", "clipboard-write"])
     if not has_clipboard:  # as over plain HTTP from another machine
         shown.evaluate(
             "() => { navigator.clipboard.writeText = () => Promise.reject(new Error()); }"
         )
     shown.get_by_role("button", name="Copy code").click()
-    shown.wait_for_function("document.getElementById('status').textContent === 'Copied'")
+    chat.until(lambda: shown.locator("#status").text_content() == "Copied")
     code = "def double(x):\n    return 2 * x"
     assert shown.evaluate("navigator.clipboard.readText()") == code
     shown.get_by_role("button", name="Copy", exact=True).last.click()
-    shown.wait_for_function(
-        "async (text) => await navigator.clipboard.readText() === text", arg=TEXT
-    )
+    chat.until(lambda: shown.evaluate("navigator.clipboard.readText()") == TEXT)
 
 
 def test_only_the_last_block_is_made_anew(chat: ChatPage) -> None:
