@@ -338,7 +338,10 @@ REFUSED: dict[str, tuple[Callable[[Any], object], type[Exception], str]] = {
     "activations": (
         lambda layer: RsrLinear(layer.matrix, activations="int4"), rsr.OptionError, "'int4'",
     ),
-    "no matrix": (lambda layer: RsrLinear("w"), rsr.InputTypeError, "a str, expected a Matrix"),
+    "no matrix": (
+        lambda layer: RsrLinear("w"),  # type: ignore[arg-type]
+        rsr.InputTypeError, "a str, expected a Matrix",
+    ),
     "a bias": (
         lambda layer: RsrLinear(layer.matrix, torch.zeros(64)),
         rsr.OptionError, r"'w': the bias has shape \(64,\), expected \(40,\)",
