@@ -633,11 +633,14 @@ class DecoderNames:
 
     def usual(self, name: str) -> str:
         """Return the name that a tensor or module of these names has in a class with a head."""
-        usual = DecoderNames()
+        return self.renamed(name, DecoderNames())
+
+    def renamed(self, name: str, to: DecoderNames) -> str:
+        """Return the name that a tensor or module of these names has among those of `to`."""
         if name == self.head or name.startswith(f"{self.head}."):
-            return usual.head + name.removeprefix(self.head)
+            return to.head + name.removeprefix(self.head)
         if name.startswith(self.prefix):
-            return usual.prefix + name.removeprefix(self.prefix)
+            return to.prefix + name.removeprefix(self.prefix)
         return name
 
 

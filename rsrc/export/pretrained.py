@@ -24,6 +24,7 @@ from rsr_formats.architectures import (
 )
 from rsr_formats.atomic import atomic_file, link_or_copy
 from rsr_formats.errors import OutputExistsError
+from rsr_formats.experts import EXPERTS
 from rsr_formats.pretrained import (
     DENSE_FILE,
     IMPORT_FIRST,
@@ -222,7 +223,7 @@ def _unknown_class(config: Config, known: Architecture | None) -> str | None:
 
 
 def _is_expert(name: str) -> bool:
-    return ".mlp.experts." in name
+    return f".{EXPERTS}." in name
 
 
 def _is_packed(t: Tensor) -> bool:

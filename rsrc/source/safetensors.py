@@ -52,7 +52,11 @@ def index_shards(index: Path) -> list[Path]:
     Raises:
         SourceError: the index is invalid, exceeds a limit, or names pickles or files elsewhere.
     """
-    names = sorted(set(_weight_map(index).values()))
+    return _shards(index, _weight_map(index))
+
+
+def _shards(index: Path, weight_map: dict[str, str]) -> list[Path]:
+    names = sorted(set(weight_map.values()))
     for name in names:
         if not _is_plain(name):
             raise SourceError(
@@ -76,11 +80,11 @@ def open_index(index: Path, read: HeaderReader | None = None) -> Checkpoint:
     """
     # Symbolic links are followed, as the Hugging Face cache consists of them. The index itself
     # cannot name a file elsewhere; a link on this machine was made by its user.
-    shards = index_shards(index)
+    weight_map = _weight_map(index)
+    shards = _shards(index, weight_map)
     if read is None:
         check_all_there(index, shards)
     checkpoint = open_shards(index, shards, model_files(index.parent), read or read_header)
-    weight_map = _weight_map(index)
     wrong = [
         f"{name[:80]} (in {shard[:80]})"
         for name, shard in weight_map.items()

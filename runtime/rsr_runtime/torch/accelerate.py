@@ -218,13 +218,9 @@ def _module_names(file: Model, modules: Mapping[str, Module]) -> dict[str, str]:
     ours, theirs = DecoderNames.find(file), DecoderNames.find(unwrapped)
     found = {}
     for matrix in file.matrices():
-        module = matrix.name.removesuffix(".weight")
-        if module == ours.head:
-            if f"{theirs.head}.weight" not in unwrapped:
-                continue  # the model returns hidden states
-            module = theirs.head
-        elif module.startswith(ours.prefix):
-            module = theirs.prefix + module.removeprefix(ours.prefix)
+        module = ours.renamed(matrix.name.removesuffix(".weight"), theirs)
+        if module == theirs.head and f"{module}.weight" not in unwrapped:
+            continue  # the model returns hidden states
         found[wrapper + module] = matrix.name
     return found
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .gguf_files import architecture_metadata
+
 Array = npt.NDArray[Any]
 
 _LAYER = {
@@ -47,15 +49,6 @@ def converted(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> dict[s
 def metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of the architecture, for a config.json in transformers 4's spelling."""
     own = {
-        "block_count": config["num_hidden_layers"],
-        "context_length": config["max_position_embeddings"],
-        "embedding_length": config["hidden_size"],
-        "feed_forward_length": config["intermediate_size"],
-        "attention.head_count": config["num_attention_heads"],
-        "attention.head_count_kv": config["num_key_value_heads"],
-        "attention.key_length": config["head_dim"],
-        "attention.value_length": config["head_dim"],
-        "attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
         "attention.sliding_window": config["sliding_window"],
         "rope.freq_base": float(config["rope_theta"]),
         "rope.freq_base_swa": float(config["rope_local_base_freq"]),
@@ -65,7 +58,4 @@ def metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     if (scaling := config["rope_scaling"]) is not None:
         own["rope.scaling.type"] = scaling["rope_type"]
         own["rope.scaling.factor"] = float(scaling["factor"])
-    return {
-        "general.architecture": "gemma3",
-        **{f"gemma3.{key}": value for key, value in own.items()},
-    }
+    return architecture_metadata("gemma3", config, own)

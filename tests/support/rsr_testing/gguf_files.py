@@ -64,3 +64,22 @@ class GgufKit:
     ) -> Path:
         path.write_bytes(self.file_bytes(metadata, tensors))
         return path
+
+
+def architecture_metadata(
+    name: str, config: Mapping[str, Any], own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the keys of an architecture: those of every decoder, and its own without prefix."""
+    common = {
+        "block_count": config["num_hidden_layers"],
+        "context_length": config["max_position_embeddings"],
+        "embedding_length": config["hidden_size"],
+        "feed_forward_length": config["intermediate_size"],
+        "attention.head_count": config["num_attention_heads"],
+        "attention.head_count_kv": config["num_key_value_heads"],
+        "attention.key_length": config["head_dim"],
+        "attention.value_length": config["head_dim"],
+        "attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
+    }
+    keys = {f"{name}.{key}": value for key, value in {**common, **own}.items()}
+    return {"general.architecture": name, **keys}

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .gguf_files import architecture_metadata
+
 Array = npt.NDArray[Any]
 Stored = tuple[Sequence[int], int, bytes]
 
@@ -97,15 +99,6 @@ def metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     rope = config["rope_parameters"]
     values = config["linear_num_value_heads"]
     own = {
-        "block_count": config["num_hidden_layers"],
-        "context_length": config["max_position_embeddings"],
-        "embedding_length": config["hidden_size"],
-        "feed_forward_length": config["intermediate_size"],
-        "attention.head_count": config["num_attention_heads"],
-        "attention.head_count_kv": config["num_key_value_heads"],
-        "attention.key_length": config["head_dim"],
-        "attention.value_length": config["head_dim"],
-        "attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
         "rope.freq_base": float(rope["rope_theta"]),
         "rope.dimension_count": int(config["head_dim"] * rope["partial_rotary_factor"]),
         "rope.dimension_sections": [*rope["mrope_section"], 0],
@@ -116,10 +109,7 @@ def metadata(config: Mapping[str, Any]) -> dict[str, Any]:
         "ssm.time_step_rank": values,
         "ssm.inner_size": values * config["linear_value_head_dim"],
     }
-    return {
-        "general.architecture": "qwen35",
-        **{f"qwen35.{key}": value for key, value in own.items()},
-    }
+    return architecture_metadata("qwen35", config, own)
 
 
 # --- blocks -------------------------------------------------------------------------------------
