@@ -35,5 +35,39 @@ inline void prefetch_scales(const GroupScales& scales, size_t group, size_t rows
   for (size_t i = 0; i < rows * entry; i += 64) prefetch_line(p + i);
 }
 
+// What float lookups call with the sums of a run and four rows: y[row] += sums. y begins as zeros.
+class AddSums {
+ public:
+  AddSums(const RankedRows& rows, float* y) : y_(y) {
+    for (size_t r = 0; r < rows.last - rows.first; r++) y[r] = 0;
+  }
+
+  void operator()(size_t, size_t row, float32x4_t sums) const {
+    vst1q_f32(y_ + row, vaddq_f32(vld1q_f32(y_ + row), sums));
+  }
+
+ private:
+  float* y_;
+};
+
+// The same with groups: y[row] += sums * factor of the group and row.
+class AddScaledSums {
+ public:
+  AddScaledSums(const RankedRows& rows, const GroupScales& scales, float* y)
+      : scales_(scales), count_(rows.last - rows.first), y_(y) {
+    for (size_t r = 0; r < count_; r++) y[r] = 0;
+  }
+
+  void operator()(size_t group, size_t row, float32x4_t sums) const {
+    if (row == 0) prefetch_scales(scales_, group, count_);
+    GroupFactors(scales_, group).add_scaled(row, sums, y_);
+  }
+
+ private:
+  const GroupScales& scales_;
+  size_t count_;
+  float* y_;
+};
+
 }  // namespace
 }  // namespace rsr

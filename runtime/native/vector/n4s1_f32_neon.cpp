@@ -105,10 +105,7 @@ void lookup(const RankedRows& rows, const void* tables, float* y) {
   const uint8_t* t = static_cast<const uint8_t*>(tables) + kHeaderBytes;
   if (static_cast<const Header*>(tables)->plain) return plain::lookup<float, float>(rows, t, y);
   const size_t blocks = rows.columns * N4S1::kBlocks;
-  for (size_t r = 0; r < rows.last - rows.first; r++) y[r] = 0;
-  lookup_runs(rows, {blocks, blocks}, t, [&](size_t, size_t row, float32x4_t sums) {
-    vst1q_f32(y + row, vaddq_f32(vld1q_f32(y + row), sums));
-  });
+  lookup_runs(rows, {blocks, blocks}, t, AddSums(rows, y));
 }
 
 void lookup_grouped(const RankedRows& rows, const GroupScales& scales, const void* tables,
@@ -116,12 +113,7 @@ void lookup_grouped(const RankedRows& rows, const GroupScales& scales, const voi
   const uint8_t* t = static_cast<const uint8_t*>(tables) + kHeaderBytes;
   if (static_cast<const Header*>(tables)->plain)
     return plain::lookup_grouped<float, float>(rows, scales, t, y);
-  const size_t count = rows.last - rows.first;
-  for (size_t r = 0; r < count; r++) y[r] = 0;
-  lookup_runs(rows, scales.grouping, t, [&](size_t g, size_t row, float32x4_t sums) {
-    if (row == 0) prefetch_scales(scales, g, count);
-    GroupFactors(scales, g).add_scaled(row, sums, y);
-  });
+  lookup_runs(rows, scales.grouping, t, AddScaledSums(rows, scales, y));
 }
 
 }  // namespace
