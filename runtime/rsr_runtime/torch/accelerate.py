@@ -254,7 +254,7 @@ def _pretrained() -> tuple[type[Module], ...]:
 
 
 def _save_adapters(model: Any, *arguments: Any, **options: Any) -> None:
-    """Stand for `save_pretrained`, which would write a model without its weights."""
+    """Replace `save_pretrained`, which would write a model without its weights."""
     if not getattr(model, "_hf_peft_config_loaded", False):
         raise AccelerateError(
             "save_pretrained: an accelerated model has no dense weights. Save it before, or "

@@ -13,7 +13,7 @@ from ..errors import OptionError
 
 
 class Saver:
-    """Stands for the method `save_pretrained` of a model, and saves its .rsr file, too."""
+    """Replaces the method `save_pretrained` of a model: also saves the .rsr file."""
 
     def __init__(self, model: Any, path: Path) -> None:
         """Save a model.
