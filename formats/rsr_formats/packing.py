@@ -133,6 +133,29 @@ def column_order(columns: int, k: int, stride: int) -> npt.NDArray[np.intp]:
     return np.arange(columns).reshape(-1, k, stride).swapaxes(1, 2).reshape(-1)
 
 
+class Places(NamedTuple):
+    """Where columns are in their column blocks; entry c of an array is of column c."""
+
+    blocks: npt.NDArray[np.uint32]
+    digits: npt.NDArray[np.intp]  # 0 .. k - 1, most significant first
+
+
+def column_places(columns: int, k: int, stride: int, group_columns: int) -> Places:
+    """Return the column block of each column, and which digit of the pattern it is.
+
+    Args:
+        columns: number of columns.
+        k: columns of a column block.
+        stride: distance between neighboring columns of a block.
+        group_columns: columns of a group, which is cut into blocks by itself.
+    """
+    group, inner = np.divmod(np.arange(columns), group_columns)
+    run, inner = np.divmod(inner, k * stride)
+    digit, place = np.divmod(inner, stride)
+    blocks = group * -(-group_columns // k) + run * stride + place
+    return Places(blocks.astype(np.uint32), digit)
+
+
 def block_from_ranks(ranks: UInt, patterns: int) -> Block:
     """Return the index of a column block: a stable counting sort of its rows by rank.
 

@@ -105,6 +105,15 @@ def max_in_features(digits: tuple[int, ...]) -> int:
     return MAX_IN_FEATURES if largest_digit(digits) == 1 else MAX_IN_FEATURES_OF_2
 
 
+def largest_k(base: int, encoding: str) -> int:
+    """Return the largest k whose base^k patterns the encoding allows."""
+    limit = MAX_RANKED_PATTERNS if encoding == "ranked" else MAX_PATTERNS
+    k = 1
+    while base ** (k + 1) <= limit:
+        k += 1
+    return k
+
+
 def dense_nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     """Return the bytes of a dense tensor: contiguous, rounded up to whole bytes."""
     return -(-DTYPE_BITS[dtype] * prod(shape) // 8)

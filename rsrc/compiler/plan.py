@@ -38,7 +38,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rsr_formats.records import MAX_PATTERNS, MAX_RANKED_PATTERNS
+from rsr_formats.records import largest_k
 
 from ..common.errors import OptionError
 from ..layouts import TernaryTensor
@@ -140,15 +140,6 @@ def ranked_packing(base: int, k: int, target: str) -> str:
         target: any target but "native".
     """
     return TERNARY_PACKING[target] if (base, k) == (3, 3) else "w16"
-
-
-def largest_k(base: int, encoding: str) -> int:
-    """Return the largest k whose base^k patterns the encoding allows."""
-    limit = MAX_RANKED_PATTERNS if encoding == "ranked" else MAX_PATTERNS
-    k = 1
-    while base ** (k + 1) <= limit:
-        k += 1
-    return k
 
 
 def permuted_k(base: int, rows: int) -> int:

@@ -10,11 +10,11 @@ from typing import Any
 from rsr_formats import RsrFile
 from rsr_formats.decode import decode_block
 from rsr_formats.packing import pattern_values
-from rsr_formats.records import DenseTensor, IndexedTensor, Tensor
+from rsr_formats.records import DenseTensor, IndexedTensor, Tensor, largest_k
 from rsr_runtime import IsaError
 
 from ..common.errors import OptionError
-from ..compiler.plan import largest_k, ranked_packing
+from ..compiler.plan import ranked_packing
 from ..compiler.support import check_file
 from ..compiler.target import native_target
 from .survey import unknown_tensor

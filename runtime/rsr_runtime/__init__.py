@@ -20,11 +20,13 @@ from .errors import (
     InputTypeError,
     IsaError,
     OptionError,
+    OutOfRangeError,
     ReplacedError,
     UnknownNameError,
 )
 from .matrix import Matrix, linear_all, matmul_all
 from .model import Model, load
+from .mutable import MutableMatrix
 from .rotation import Rotation
 from .rows import linear_rows
 
@@ -37,7 +39,9 @@ __all__ = [
     "IsaError",
     "Matrix",
     "Model",
+    "MutableMatrix",
     "OptionError",
+    "OutOfRangeError",
     "ReplacedError",
     "Rotation",
     "RsrError",

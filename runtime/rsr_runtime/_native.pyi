@@ -432,6 +432,32 @@ def multiply_experts(experts: Experts, x: Annotated[NDArray[numpy.float32], dict
     x: (count, hidden), float32, or None. q: int8, and s: (count, 1) or (count, groups), as quantize_i8 or quantize_groups_i8 returns them, or None. chosen, weights: (count, k), as of route. share: of `shares` equal ones, which are called in order. y: (count, hidden), complete after the last share. Raises ValueError for other shapes, and, when it runs, for an expert that does not exist.
     """
 
+def set_digits_w16(words: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu')], word_columns: int, base: int, rows: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], blocks: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], weights: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)], digits: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], listed: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, occurrences: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')] | None = None) -> bool:
+    """
+    Give weights of an index in packing w16 other digits; of one weight the last one wins.
+
+    words: (padded rows * word_columns,), written. rows, blocks, weights, digits: (count,), each digit, its row and column block, and its weight base^0 .. base^(k - 1) in the number of a pattern. listed: numbers of the listed patterns by rank; all changes of one row and block must then follow one another. occurrences: of each listed pattern, written. Returns False, having changed nothing, if a pattern would not be listed. The caller has checked all values. Raises ValueError for sizes that do not match.
+    """
+
+def set_digits_n4s1(bytes: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], row_bytes: int, magnitudes: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], signs: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], places: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], blocks: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], weights: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)], digits: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None:
+    """
+    As set_digits_w16, in packing n4s1.
+
+    bytes: (padded rows * row_bytes,), written. magnitudes, signs, places: (blocks of the matrix,), as n4s1_places of rsr_formats.packing returns them.
+    """
+
+@overload
+def set_digits_permuted(permutation: Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu')], segments: Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu')], base: int, rows: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], blocks: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], weights: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)], digits: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None:
+    """
+    As set_digits_w16, of a permuted index: sorts the rows of each block that changes again.
+
+    permutation: (blocks, rows), written. segments: (blocks, base^k + 1), written. rows, blocks: of the indexed matrix; all changes of one block must follow one another.
+    """
+
+@overload
+def set_digits_permuted(permutation: Annotated[NDArray[numpy.uint32], dict(shape=(None, None), order='C', device='cpu')], segments: Annotated[NDArray[numpy.uint32], dict(shape=(None, None), order='C', device='cpu')], base: int, rows: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], blocks: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], weights: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)], digits: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None:
+    """The same for uint32."""
+
 def quantize_i8(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu')], s: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
     """
     For each row of x: s = 127 / max(max|x|, 1e-5), q = clip(round(x s), -128, 127), rounded half to even (BitNet b1.58).

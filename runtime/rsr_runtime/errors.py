@@ -23,6 +23,10 @@ class InputShapeError(RsrError, ValueError):
     """The shape of an input or output array does not fit the matrix."""
 
 
+class OutOfRangeError(RsrError, IndexError):
+    """A matrix has no row, column or column block of the given number."""
+
+
 class UnknownNameError(RsrError, KeyError):
     """A model has no tensor, or no file, of the given name."""
 

@@ -28,7 +28,13 @@ from rsr_formats.records import IndexedTensor
 from rsr_formats.validate import check_ranks
 
 from . import _native
-from .errors import ClosedError, InputShapeError, InputTypeError, OptionError
+from .errors import (
+    ClosedError,
+    InputShapeError,
+    InputTypeError,
+    OptionError,
+    OutOfRangeError,
+)
 from .inputs import plain_array
 from .products import (
     Groups,
@@ -97,14 +103,19 @@ class Matrix:
         self._scale: FloatArray | None = None  # made on first access
 
     @cached_property
-    def _arrays(self) -> dict[str, Array]:
-        """The sections of the index and the scales, by name."""
+    def sections(self) -> dict[str, Array]:
+        """The arrays of `RsrFile.index_arrays`, read-only, for `rsr_runtime.mutable`."""
         return self._read()
 
     @cached_property
     def index(self) -> Index:
         """What kernels read, for `rsr_runtime.products`."""
-        return native_index(self._tensor, self._arrays)
+        return native_index(self._tensor, self.sections)
+
+    @property
+    def record(self) -> IndexedTensor:
+        """What the header of the file says of the matrix."""
+        return self._tensor
 
     @cached_property
     def _alone(self) -> Groups:
@@ -163,7 +174,7 @@ class Matrix:
         each group of columns in a row has one.
         """
         if self._scale is None:
-            scale = row_scales(self._tensor, self._arrays["scale"])
+            scale = row_scales(self._tensor, self.sections["scale"])
             scale = scale.reshape(()) if scale.shape == (1,) else scale.view()
             scale.flags.writeable = False
             self._scale = scale
@@ -183,7 +194,7 @@ class Matrix:
     def arrays(self) -> tuple[Array, ...]:
         """The arrays a product reads, as stored: the index and any scales."""
         scaled = self._tensor.scale is not None
-        return tuple(a for part, a in self._arrays.items() if part != "scale" or scaled)
+        return tuple(a for part, a in self.sections.items() if part != "scale" or scaled)
 
     def copy(self, allocate: Callable[[int], npt.NDArray[np.uint8]]) -> Matrix:
         """Return a copy in memory from `allocate`; it outlives the model.
@@ -192,7 +203,7 @@ class Matrix:
             allocate: called once per array with its nbytes; returns writable uint8 (nbytes,).
         """
         copies = {}
-        for part, array in self._arrays.items():
+        for part, array in self.sections.items():
             copies[part] = allocate(array.nbytes).view(array.dtype).reshape(array.shape)
             copies[part][...] = array
         return Matrix(self._tensor, lambda: copies, lambda: False, rotation=self.rotation)
@@ -403,8 +414,8 @@ class Matrix:
             raise OptionError(f"to_dense: found dtype {wanted}, expected float32 or int8")
         self.check_open()
         if self.encoding == "ranked":
-            check_ranks(self._tensor, self._arrays["ranks"])
-        W = np.array(self._tensor.digits, np.int8)[decode_digits(self._tensor, self._arrays)]
+            check_ranks(self._tensor, self.sections["ranks"])
+        W = np.array(self._tensor.digits, np.int8)[decode_digits(self._tensor, self.sections)]
         if wanted == np.int8:
             return W
         dense = W.astype(np.float32)
@@ -425,7 +436,7 @@ class Matrix:
         group = np.arange(self.shape[1]) // max(1, self.group_columns)
         scale = self.scale if self._tensor.is_grouped else self.scale.reshape(-1, 1)
         of_digit = np.array(self._tensor.digits, np.float32)
-        for rows, columns, digits in dense_windows(self._tensor, self._arrays):
+        for rows, columns, digits in dense_windows(self._tensor, self.sections):
             values = of_digit[digits]
             values *= (scale if len(scale) == 1 else scale[rows])[:, group[columns]]
             yield rows, columns, values
@@ -439,7 +450,7 @@ class Matrix:
             numbers: row numbers, integers (count,), in any order.
 
         Raises:
-            IndexError: a row number is out of range.
+            OutOfRangeError: a row number is out of range.
             InputTypeError, InputShapeError: `numbers` is not an integer array of shape (count,).
             OptionError: the matrix is permuted, which scatters a row over the whole index.
             ClosedError: the model was closed.
@@ -460,13 +471,13 @@ class Matrix:
             raise InputShapeError(f"rows: found shape {numbers.shape}, expected (count,)")
         for row in (int(numbers.min()), int(numbers.max())) if len(numbers) else ():
             if not 0 <= row < self.shape[0]:
-                raise IndexError(
+                raise OutOfRangeError(
                     f"{self._tensor.name!r}: found row {row}, expected 0 to {self.shape[0] - 1}"
                 )
         W = np.empty((len(numbers), self.shape[1]), np.float32)
         values = np.array(self._tensor.digits, np.float32)
         for i, row in enumerate(numbers):
-            W[i] = values[decode_row(self._tensor, self._arrays["ranks"], int(row))]
+            W[i] = values[decode_row(self._tensor, self.sections["ranks"], int(row))]
         apply_scales(self._tensor, W, self._scales_of(numbers))
         return W
 
@@ -474,7 +485,7 @@ class Matrix:
         """Return `scale` of some rows; of groups without those of all rows in float32."""
         if not self._tensor.is_grouped:
             return self.scale if self.scale.size == 1 else self.scale[numbers]
-        stored = self._arrays["scale"].reshape(self._tensor.groups, -1)
+        stored = self.sections["scale"].reshape(self._tensor.groups, -1)
         assert self._tensor.scale is not None
         found: FloatArray = stored[:, numbers // self._tensor.scale.rows].T.astype(np.float32)
         return found
@@ -490,7 +501,7 @@ class Matrix:
             base^k patterns, or as many as the tensor lists.
 
         Raises:
-            IndexError: `j` is out of range.
+            OutOfRangeError: `j` is out of range.
             InputTypeError: `j` is not an integer.
             IndexDataError: a rank in the index exceeds the number of patterns.
             ClosedError: the model was closed.
@@ -502,11 +513,11 @@ class Matrix:
                 f"block: found {type(j).__name__}, expected the number of a column block"
             ) from None
         if not 0 <= j < self.blocks:
-            raise IndexError(
+            raise OutOfRangeError(
                 f"{self._tensor.name!r}: found block {j}, expected 0 to {self.blocks - 1}"
             )
         self.check_open()
-        return decode_block(self._tensor, self._arrays, j)
+        return decode_block(self._tensor, self.sections, j)
 
     def check_open(self) -> None:
         """Raise ClosedError if the model was closed."""

@@ -129,6 +129,7 @@ NB_MODULE(_native, m) {
   bind_products(m, program);
   bind_decoder(m, program);
   bind_experts(m, program);
+  bind_updates(m);
   m.def("quantize_i8", &quantize_i8, "x"_a, "q"_a.noconvert(), "s"_a.noconvert(),
         "For each row of x: s = 127 / max(max|x|, 1e-5), q = clip(round(x s), -128, 127), rounded "
         "half to even (BitNet b1.58).\n\n"

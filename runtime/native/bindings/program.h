@@ -86,3 +86,4 @@ void bind_indexes(nb::module_& m);  // products.cpp
 void bind_products(nb::module_& m, nb::class_<Program>& program);
 void bind_decoder(nb::module_& m, nb::class_<Program>& program);  // decoder.cpp
 void bind_experts(nb::module_& m, nb::class_<Program>& program);  // experts.cpp
+void bind_updates(nb::module_& m);                                // update.cpp

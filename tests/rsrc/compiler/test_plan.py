@@ -11,10 +11,10 @@ import pytest
 
 import rsr_runtime
 import rsrc
-from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY
+from rsr_formats.records import BINARY_BITS, BINARY_SIGNS, TERNARY, largest_k
 from rsr_testing.checkpoints import Kit
 from rsrc.compiler.options import CompileOptions
-from rsrc.compiler.plan import SEGMENT_COST, IndexPlan, largest_k, permuted_k, plan
+from rsrc.compiler.plan import SEGMENT_COST, IndexPlan, permuted_k, plan
 from rsrc.compiler.recognize import PassthroughTensor
 from rsrc.compiler.target import TARGET_OF_ISA, TARGETS, native_target
 from rsrc.layouts import TernaryTensor
