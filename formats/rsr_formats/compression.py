@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,40 @@ def compressor(level: int) -> zstandard.ZstdCompressor:
     chosen = parameters.from_level(level)
     limits = {name: min(getattr(chosen, name), limit) for name, limit in _LIMITS.items()}
     return zstandard.ZstdCompressor(compression_params=parameters.from_level(level, **limits))
+
+
+def compression_name(level: int | None) -> str:
+    """Return how sections are compressed: with equal names, equal contents give equal bytes.
+
+    Args:
+        level: 1 to 22, or None for raw sections.
+    """
+    if level is None:
+        return "raw"
+    import zstandard
+
+    return f"zstd-{level}-{'.'.join(map(str, zstandard.ZSTD_VERSION))}"
+
+
+def decompressed(stored: BinaryIO, what: str) -> Iterator[memoryview]:
+    """Decompress the stored bytes of a section in pieces, without the checks of rule S11.
+
+    Args:
+        stored: the stored bytes, as a file.
+        what: description of the section for error messages.
+
+    Raises:
+        CodecError: they are not a zstd frame.
+    """
+    import zstandard
+
+    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
+    try:
+        with decompressor.stream_reader(stored) as reader:
+            while piece := reader.read(PIECE):
+                yield memoryview(piece)
+    except zstandard.ZstdError as error:
+        raise CodecError(f"{what}: not a zstd frame: {error}") from None
 
 
 def decompress(stored: npt.NDArray[np.uint8], s: Section, what: str) -> npt.NDArray[np.uint8]:

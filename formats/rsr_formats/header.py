@@ -23,6 +23,7 @@ from .records import (
     MAX_DIMENSION,
     MAX_DIMENSIONS,
     MAX_ENTRIES,
+    MAX_HEADER_SIZE,
     MAX_IN_FEATURES,
     MAX_INLINE_BYTES,
     MAX_K,
@@ -34,6 +35,7 @@ from .records import (
     MIN_ROTATION_BLOCK,
     PACKINGS,
     PARTS,
+    REUSE,
     ROW_RULES,
     AuxiliaryTensor,
     DenseTensor,
@@ -63,7 +65,7 @@ def encode_header(header: Header) -> bytes:
     """
     document = {
         "producer": header.producer,
-        "metadata": dict(sorted(header.metadata.items())),
+        "metadata": _metadata_document(header),
         "files": [_map_of(f) for f in header.files],
         "tensors": [_tensor_document(t) for t in header.tensors],
         **({"stacks": [_map_of(s) for s in header.stacks]} if header.stacks else {}),
@@ -71,9 +73,24 @@ def encode_header(header: Header) -> bytes:
         **({"rotations": [_map_of(r) for r in header.rotations]} if header.rotations else {}),
     }
     try:
-        return bytes(msgpack.packb(document, use_bin_type=True))
+        return _packed(document)
     except (UnicodeEncodeError, OverflowError) as error:  # lone surrogate, huge integer
         raise HeaderFieldError(f"header: a field cannot be encoded in msgpack: {error}") from None
+
+
+def fits_limits(header: Header, encoded: bytes) -> bool:
+    """Return whether an encoded header and its metadata are within their limits."""
+    metadata = _packed(_metadata_document(header))
+    return len(encoded) <= MAX_HEADER_SIZE and len(metadata) <= MAX_METADATA
+
+
+def _packed(value: object) -> bytes:
+    return bytes(msgpack.packb(value, use_bin_type=True))
+
+
+def _metadata_document(header: Header) -> dict[str, str]:
+    reuse = {} if header.reuse is None else {REUSE: header.reuse}
+    return dict(sorted({**header.metadata, **reuse}.items()))
 
 
 def _map_of(
@@ -156,15 +173,18 @@ def decode_header(data: bytes) -> Header:
         reason = str(error) or type(error).__name__
         raise HeaderSyntaxError(f"header: not one well-formed msgpack value: {reason}") from None
     f = _Fields(top, "header")
+    metadata = _string_map(f.take("metadata", dict), "header.metadata")
+    reuse = metadata.pop(REUSE, None)
     return f.done(
         Header(
             producer=f.string("producer"),
-            metadata=_string_map(f.take("metadata", dict), "header.metadata"),
+            metadata=metadata,
             files=tuple(f.take("files", list)),
             tensors=tuple(f.take("tensors", list)),
             sections=tuple(f.take("sections", list)),
             stacks=_not_empty(f, "stacks"),
             rotations=_not_empty(f, "rotations"),
+            reuse=reuse,
         )
     )
 

@@ -22,6 +22,7 @@ MAX_HEADER_SIZE = 16 << 20
 MAX_ENTRIES = 1 << 17  # per list; a header of MAX_HEADER_SIZE has no room for more tensors
 MAX_RECORD = 1 << 18  # bytes of a list entry; parsing needs up to 70x its size
 MAX_METADATA = 1 << 19  # bytes
+REUSE = "rsr.reuse"  # key of the metadata: what a compiler needs to reuse sections of the file
 MAX_AUXILIARY = 4  # per tensor
 MAX_STACKED = 4  # tensors that are one matrix of a stack
 MAX_NAME_BYTES = 1024
@@ -413,6 +414,7 @@ class Header:
     sections: tuple[Section, ...] = field(repr=False)
     stacks: tuple[Stack, ...] = ()
     rotations: tuple[Rotation, ...] = field(default=(), repr=False)
+    reuse: str | None = field(default=None, repr=False)  # entry REUSE of `metadata` in the file
 
     def version(self) -> tuple[int, int]:
         """Return the lowest format version (major, minor) that describes the file."""

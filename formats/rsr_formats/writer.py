@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 from .atomic import atomic_file
 from .compression import compressor, decompress_pieces
 from .errors import LimitError
-from .header import decode_header, encode_header
+from .header import decode_header, encode_header, fits_limits
+from .parts import FileParts
 from .records import (
     MAGIC,
     MAX_EXPANSION,
@@ -169,6 +170,19 @@ class RsrWriter:
             self._write(piece)
         return len(self.sections) - 1
 
+    def copy(self, file: FileParts, section: Section) -> int:
+        """Write a section of another `.rsr` file, whose bytes are not checked; return its number.
+
+        Raises:
+            TruncatedError: the other file became shorter.
+            OSError: reading or writing failed.
+        """
+        self._pad()
+        file.copy(section.offset, section.stored_size, self._file)
+        self.sections.append(replace(section, offset=self._position))
+        self._position += section.stored_size
+        return len(self.sections) - 1
+
     def _write(self, piece: BytesLike) -> None:
         self._position += self._file.write(piece)
 
@@ -190,6 +204,7 @@ class RsrWriter:
         tensors: Iterable[Tensor],
         stacks: Iterable[Stack] = (),
         rotations: Iterable[Rotation] = (),
+        reuse: str | None = None,
     ) -> Header:
         """Check the header as a reader would, then write it and the preamble.
 
@@ -200,6 +215,7 @@ class RsrWriter:
             tensors: in the order in which readers list them.
             stacks: the source tensors of three dimensions that some of `tensors` are parts of.
             rotations: those that tensors have, by number.
+            reuse: entry `rsr.reuse` of the metadata; left out if it exceeds a limit of the format.
 
         Returns:
             The header as written.
@@ -216,8 +232,12 @@ class RsrWriter:
             tuple(self.sections),
             tuple(stacks),
             tuple(rotations),
+            reuse,
         )
         data = encode_header(header)
+        if reuse is not None and not fits_limits(header, data):
+            header = replace(header, reuse=None)
+            data = encode_header(header)
         if len(data) > MAX_HEADER_SIZE:
             raise LimitError(f"header: {len(data)} bytes, the limit is {MAX_HEADER_SIZE}")
         check_header(decode_header(data), self._position)

@@ -15,7 +15,7 @@ from ..compiler.target import TARGETS
 from ..layouts import QUANTIZERS
 from ..layouts.scales import parse_per
 from ..workers.dask import check_address
-from .options import checked_by, force_option, json_option, output_option
+from .options import PATH, checked_by, force_option, json_option, output_option
 from .progress_bar import progress_bar
 from .source import SOURCE, asked
 
@@ -89,6 +89,12 @@ Examples:
     help="Process tensors on the workers of a Dask scheduler, which read SOURCE by the same path.",
 )
 @click.option(
+    "--reuse",
+    type=PATH,
+    metavar="OLD.rsr",
+    help="Copy what OLD.rsr holds of unchanged tensors. It may be the output; same bytes, sooner.",
+)
+@click.option(
     "--no-cache",
     is_flag=True,
     help="Download a model of the Hub one file at a time, and keep none of them.",
@@ -107,6 +113,10 @@ def compile_command(
 
     if options["per"] is not None and options["quantize"] is None:
         raise click.UsageError("--per needs --quantize")
+    if options["reuse"] is not None and options["executor"] is not None:
+        raise click.UsageError(
+            "--reuse is for threads of this process: the workers of --executor do not read OLD.rsr"
+        )
     source = asked(source)
     if no_cache and isinstance(source, Path):
         raise click.UsageError("--no-cache is for a model of the Hub: hf://ORG/NAME")

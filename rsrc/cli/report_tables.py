@@ -32,6 +32,9 @@ def print_report(report: Report) -> None:
     table.add_section()
     sizes = report.source_bytes, report.output_bytes
     table.add_row(*_size_row("total", report.tensors, *sizes)[:columns])
+    if report.reused["tensors"]:
+        count, nbytes = report.reused.values()
+        table.add_row("reused", str(count), "", "", f"{nbytes:,}")
     out = console()
     out.print(table)
     rules = Counter((t.layout, t.scale) for t in report.tensors if t.layout is not None)

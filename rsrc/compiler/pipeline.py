@@ -15,26 +15,28 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
 from rsr_formats import RsrFile, create
 from rsr_formats.atomic import check_output
+from rsr_formats.compression import compression_name
 from rsr_formats.records import (
+    REUSE,
     DenseTensor,
     FileEntry,
+    Header,
     IndexedTensor,
     Section,
     Stack,
     Tensor,
 )
-from rsr_formats.writer import BytesLike, RsrWriter
+from rsr_formats.writer import BytesLike, Packed, RsrWriter
 
-from .._version import __version__
 from ..common.errors import OptionError
 from ..common.progress import Advance, ByteCounter, Progress, ProgressFunction
 from ..source.checkpoint import Checkpoint
@@ -48,8 +50,9 @@ from .options import CompileOptions
 from .plan import IndexPlan, Plan
 from .planner import Planner
 from .recognize import PassthroughTensor, unmatched
-from .record import Encoded, Encoder, encode, nbytes, renumbered
+from .record import Encoded, Encoder, encode, nbytes, renumbered, reused
 from .report import Report, TensorReport, dense_report, head_reports, indexed_report, output_parts
+from .reuse import PRODUCER, OldFile, ReuseEntry, content_hash, key_of
 from .rotate import rotated
 from .support import activation_notes, check_file
 
@@ -74,6 +77,7 @@ def compile(
     zstd: int | None = None,
     threads: int | None = None,
     executor: str | ExecutorLike | None = None,
+    reuse: str | os.PathLike[str] | None = None,
     cache: bool = True,
     force: bool = False,
     progress: Progress | ProgressFunction | None = None,
@@ -105,6 +109,9 @@ def compile(
             workers of a Dask scheduler, or an object with the `submit` of
             `concurrent.futures.Executor`. Workers read the source themselves, from the same paths.
             The output does not depend on the executor.
+        reuse: an earlier .rsr file, which may be the output itself. What it holds of an unchanged
+            tensor is copied instead of made again; the result has the same bytes. A damaged part is
+            not copied. The file is trusted: its keys say which source a tensor was made of.
         cache: whether a model of the Hub is downloaded to the Hugging Face cache and stays there.
             If not, one file at a time is downloaded to a temporary folder beside the output, and
             removed before the next.
@@ -120,7 +127,8 @@ def compile(
         MissingPackageError: downloading needs huggingface_hub.
         NothingToCompileError: no tensor is ternary or binary.
         OptionError: an option is out of range, the output is part of the source, or there is
-            no head to quantize.
+            no head to quantize; or `reuse` is given with `executor`.
+        FormatError: `reuse` is not a valid .rsr file.
         ExecutorError: the executor cannot be reached, or lost its workers.
         OutputExistsError: the output exists and `force` is not set, or it is not a regular file.
         OSError: reading or writing failed; no output is left behind.
@@ -132,6 +140,9 @@ def compile(
         force=force,
     )  # fmt: skip
     with ExitStack() as stack:
+        if reuse is not None and executor is not None:
+            raise OptionError("reuse: an executor's workers do not read it: compile without")
+        old = None if reuse is None else stack.enter_context(OldFile(reuse, zstd))
         is_local = executor is None
         checkpoint = stack.enter_context(load(source, output, options, is_local, progress))
         passes = _bytes_to_process(checkpoint, options)
@@ -141,11 +152,12 @@ def compile(
         batches: Iterable[list[Plan]] = stack.enter_context(closing(planner.plans()))
         if checkpoint.fetched is None:  # all is planned before the output is begun
             batches = [[*chain.from_iterable(batches)]]
-        tensors, files, sections = write(
-            checkpoint, batches, planner, output, options, workers, counter
+        tensors, files, header = write(
+            checkpoint, batches, planner, output, options, workers, counter, old
         )
         notes = (
             *checkpoint.notes,
+            *_reuse_notes(header, old, tensors),
             *unmatched(checkpoint, options),
             *activation_notes(checkpoint, quantize, per),
         )
@@ -157,7 +169,7 @@ def compile(
         files=tuple(f.name for f in files),
         source_bytes=checkpoint.stored_nbytes,
         output_bytes=output_bytes,
-        output_parts=output_parts(tensors, files, sections, output_bytes),
+        output_parts=output_parts(tensors, files, header.sections, output_bytes),
         seconds=time.perf_counter() - start,
         threads=options.thread_count,
         notes=notes,
@@ -206,20 +218,21 @@ def write(
     options: CompileOptions,
     workers: Workers,
     counter: ByteCounter,
-) -> tuple[list[TensorReport], list[FileEntry], tuple[Section, ...]]:
+    old: OldFile | None = None,
+) -> tuple[list[TensorReport], list[FileEntry], Header]:
     """Stages 4 to 6: index every tensor, make its record, and write both.
 
     Workers index whole tensors ahead. This thread writes their results in order, streams dense
     tensors, and indexes in panels the tensors that are too large for one worker.
 
     Returns:
-        The reports of all tensors, the model files and all sections.
+        The reports of all tensors, the model files and the header.
     """
-    encoder = Encoder(options.zstd, workers.local if workers.is_local else None)
+    encoder = Encoder(options.zstd, workers.local if workers.is_local else None, old)
     records: list[Tensor] = []
     reports: list[TensorReport] = []
     with create(output, options.force, threaded=not workers.is_serial) as writer:
-        out = _Output(writer, options.zstd, workers, counter.advance)
+        out = _Output(writer, options.zstd, workers, counter.advance, old)
         for plans in batches:
             counter.begin("compiling", len(plans))
             with closing(workers.map(encoder, plans, partial(_cost, workers))) as encoded:
@@ -228,25 +241,35 @@ def write(
                     records += new_records
                     reports += new_reports
         files = [
-            FileEntry(name, out.add(_file_pieces(file)))
+            FileEntry(name, out.add_file(name, file))
             for name, file in sorted(checkpoint.files.items())
         ]
+        if old is not None:
+            old.close()  # before the output, which may be the same file, is replaced
         tensors, used = rotated(records, planner.rotations)
+        entry = ReuseEntry(compression_name(options.zstd), tuple(out.keys))
         header = writer.finish(
-            producer=f"rsrc {__version__}",
+            producer=PRODUCER,
             metadata=_metadata(checkpoint),
             files=files,
             tensors=tensors,
             stacks=_whole_stacks(checkpoint, records),
             rotations=used,
+            reuse=entry.encoded(),
         )
-    return reports, files, header.sections
+    return reports, files, header
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    if checkpoint.origin is None:
-        return checkpoint.metadata
-    return {**checkpoint.metadata, ORIGIN: checkpoint.origin}
+    own = {} if checkpoint.origin is None else {ORIGIN: checkpoint.origin}
+    return {key: value for key, value in checkpoint.metadata.items() if key != REUSE} | own
+
+
+def _reuse_notes(header: Header, old: OldFile | None, tensors: Sequence[TensorReport]) -> list[str]:
+    notes = [] if old is None else old.notes(sum(t.reused and t.kind != "dense" for t in tensors))
+    if header.reuse is None:
+        notes.append("too many tensors for keys: compile cannot reuse this file")
+    return notes
 
 
 def _whole_stacks(checkpoint: Checkpoint, tensors: Sequence[Tensor]) -> list[Stack]:
@@ -264,9 +287,17 @@ class _Output:
     zstd: int | None
     workers: Workers
     advance: Advance
+    old: OldFile | None
+    keys: list[bytes] = field(default_factory=list)  # of the indexed tensors so far
 
     def add(self, pieces: Iterable[BytesLike]) -> int:
         return self.writer.add(pieces, self.zstd)
+
+    def add_file(self, name: str, file: Path | bytes) -> int:
+        """Write a model file."""
+        if self.old is not None and (s := self.old.file(name, _file_pieces(file))) is not None:
+            return self.writer.copy(self.old.parts, s)
+        return self.add(_file_pieces(file))
 
     def write(self, p: Plan, encoded: Encoded | None) -> Written:
         """Write one tensor; `encoded` is None if no worker has indexed it."""
@@ -286,8 +317,15 @@ class _Output:
             if not t.nbytes:
                 self.advance(t.name, 0)
 
-        record = DenseTensor(t.name, t.dtype, t.shape, self.add(pieces()))
-        return [record], [dense_report(record, t, self.writer.sections[-1], p.reason)]
+        found = None if self.old is None else self.old.dense(t)
+        if self.old is not None and found is not None:
+            section = self.writer.copy(self.old.parts, found)
+            self.advance(t.name, t.nbytes)
+        else:
+            section = self.add(pieces())
+        record = DenseTensor(t.name, t.dtype, t.shape, section)
+        report = dense_report(record, t, self.writer.sections[-1], p.reason)
+        return [record], [replace(report, reused=found is not None)]
 
     def _write_head(self, p: HeadPlan) -> Written:
         weight, scale, loss = write_head(p, self.add, self.advance)
@@ -296,16 +334,39 @@ class _Output:
 
     def _write_indexed(self, p: IndexPlan, encoded: Encoded | None) -> Written:
         first = len(self.writer.sections)
-        if encoded is None:  # in panels, so that only panels of the result are in memory
-            with self.workers.local.buffer(p.source.tensor.nbytes) as buffer:
-                raw = p.source.tensor.read(buffer)
-                record = encode(p, raw, self.add, self.workers.pool, self.workers.threads)
-        else:
-            for section in encoded.sections:
+        done = self._index(p) if encoded is None else encoded
+        for section in done.sections:
+            if isinstance(section, Packed):
                 self.writer.append(section)
-            record = renumbered(encoded.record, first)
+            else:
+                assert self.old is not None
+                self.writer.copy(self.old.parts, section)
+        record = renumbered(done.record, first) if done.sections else done.record
+        self.keys.append(done.key)
         self.advance(p.source.name, p.source.nbytes)
-        return [record], [indexed_report(p.source, record, self.writer.sections[first:])]
+        report = indexed_report(p.source, record, self.writer.sections[first:])
+        is_reused = any(isinstance(section, Section) for section in done.sections)
+        return [record], [replace(report, reused=is_reused)]
+
+    def _index(self, p: IndexPlan) -> Encoded:
+        """Write one tensor in panels, so that only panels of the result are in memory.
+
+        Returns:
+            Its record without sections, as they are written; or what is reused.
+        """
+        pool, threads = self.workers.pool, self.workers.threads
+        with self.workers.local.buffer(p.source.tensor.nbytes) as buffer:
+            raw = p.source.tensor.read(buffer)
+            content: Callable[[], bytes] = partial(content_hash, raw)
+            if pool is not None:  # beside the panels
+                content = pool.submit(content).result
+            key = None
+            if self.old is not None:
+                key = key_of(p, content())
+                if (found := reused(p, key, self.old)) is not None:
+                    return found
+            record = encode(p, raw, self.add, pool, threads)
+            return Encoded(record, (), key or key_of(p, content()))
 
 
 def _cost(workers: Workers, p: Plan) -> int | None:

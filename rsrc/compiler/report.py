@@ -50,6 +50,7 @@ class TensorReport:
     k: int | None = None
     bits_per_weight: float | None = None
     reason: str | None = None  # why it stayed dense
+    reused: bool = False  # whether its sections were copied from the file given as `reuse`
     # Post-training quantization of W to Q; None without it.
     zero_share: float | None = None  # share of the weights of Q that are 0
     relative_error: float | None = None  # |W - Q| / |W|, Frobenius norms
@@ -87,6 +88,12 @@ class Report:
         return next((t.head for t in self.tensors if t.head is not None), None)
 
     @property
+    def reused(self) -> dict[str, int]:
+        """How many "tensors" were copied from the file given as `reuse`, and their "bytes"."""
+        tensors = [t for t in self.tensors if t.reused]
+        return {"tensors": len(tensors), "bytes": sum(t.bytes for t in tensors)}
+
+    @property
     def bits_per_weight(self) -> float:
         """Bits per weight of the indexes and scales of all indexed tensors, before compression."""
         weights = sum(t.weights for t in self.tensors)
@@ -108,6 +115,7 @@ class Report:
         return {
             **fields,
             **({} if self.support is None else self.support.to_dict()),
+            "reused": self.reused,
             "bits_per_weight": self.bits_per_weight,
             "stored_ratio": self.stored_ratio,
         }

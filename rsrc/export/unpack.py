@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from rsr_formats import RsrFile, create
 from rsr_formats.atomic import check_output
+from rsr_formats.compression import compression_name
 
 from ..common.progress import ByteCounter, ProgressFunction
+from ..compiler.reuse import ReuseEntry
 from ..source.files import check_not_source
 
 
@@ -40,6 +43,9 @@ def unpack(
     check_output(output, force)
     file = RsrFile(path)
     header, names = file.header, file.header.owners()
+    entry = ReuseEntry.of(header)
+    if entry is not None:
+        entry = replace(entry, compression=compression_name(None))
     counter = ByteCounter(progress, sum(s.size for s in header.sections))
 
     def pieces(index: int) -> Iterator[memoryview]:
@@ -57,4 +63,5 @@ def unpack(
             tensors=header.tensors,
             stacks=header.stacks,
             rotations=header.rotations,
+            reuse=None if entry is None else entry.encoded(),
         )
