@@ -11,9 +11,10 @@ from typing import IO
 
 from rsr_formats import RsrFile
 from rsr_formats.compression import PIECE, compressor
-from rsr_formats.errors import SectionHashError
+from rsr_formats.errors import IndexDataError
 
 from ..common.arrays import ByteArray
+from ..common.errors import DeltaError
 from .changes import apply_changes
 from .entries import Chunk, entries_of
 from .frames import expand
@@ -45,8 +46,8 @@ def make_sections(old: RsrFile, job: Job) -> Iterator[tuple[StoredSection, Itera
     The pieces of a section must be consumed before the next section is requested.
 
     Raises:
-        SectionHashError: the old file is damaged, or the result has another hash.
-        DeltaError, CodecError, IndexDataError: the delta or the old file is damaged.
+        DeltaError: the delta is damaged, or the result has another hash.
+        FormatError: the old file is damaged.
     """
     first = job.sections[0]
     with ExitStack() as stack:
@@ -74,9 +75,7 @@ def checked(made: StoredSection, contents: Iterable[memoryview]) -> Iterator[mem
 
             reason += ", or this version of zstd compresses otherwise than that of `rsrc diff`"
             reason += f" (this one is {'.'.join(map(str, zstandard.ZSTD_VERSION))})"
-        raise SectionHashError(
-            f"{made.name}: the result has another SHA-256 than the new file: {reason}"
-        )
+        raise DeltaError(f"{made.name}: the result has another SHA-256 than the new file: {reason}")
 
 
 def compressed(contents: Iterable[memoryview], level: int) -> Iterator[memoryview]:
@@ -118,8 +117,11 @@ def _changed(old: RsrFile, made: StoredSection) -> Iterator[Sequence[ByteArray]]
     entries = entries_of(made.old)
     sections = [made.old.sections[part] for part in entries.parts]
     chunks = chunk_parts(old, sections, entries.chunks())
-    for stored, (chunk, parts) in zip(made.chunks, chunks, strict=True):
-        yield parts if stored is None else apply_changes(entries, chunk, parts, stored)
+    try:
+        for stored, (chunk, parts) in zip(made.chunks, chunks, strict=True):
+            yield parts if stored is None else apply_changes(entries, chunk, parts, stored)
+    except IndexDataError as error:
+        raise IndexDataError(f"{old.path}: {error}") from None
 
 
 def _base(made: StoredSection) -> int:

@@ -64,6 +64,8 @@ def pack_changes(changes: Changes, base: int, slots: int) -> bytes:
 
 def _pack_bits(values: npt.NDArray[np.integer], bits: int) -> ByteArray:
     """Store integers in `bits` bits each, least significant first, from bit 0 of byte 0."""
+    if bits == 1:
+        return np.packbits(values, bitorder="little")
     return np.packbits(values[:, None] >> np.arange(bits) & 1, bitorder="little")
 
 
@@ -71,6 +73,8 @@ def _unpack_bits(data: ByteArray, count: int, bits: int) -> _Ints:
     if not bits:
         return np.zeros(count, np.int64)
     unpacked = np.unpackbits(data, count=count * bits, bitorder="little").reshape(count, bits)
+    if bits == 1:
+        return unpacked[:, 0].astype(np.int64)
     values: _Ints = unpacked.astype(np.int64) @ (1 << np.arange(bits))
     return values
 
@@ -128,8 +132,8 @@ def apply_changes(
         stored: its changes.
 
     Raises:
-        DeltaError: a gap leaves the chunk, or a digit or a pattern does not exist.
-        CodecError: a stream is damaged.
+        DeltaError: a stream is damaged, a gap leaves the chunk, or a digit or a pattern does not
+            exist.
         IndexDataError: the old index is damaged.
     """
     old = entries.read(chunk, parts)

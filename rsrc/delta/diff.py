@@ -30,7 +30,6 @@ from .records import (
     CHANGES,
     COPY,
     MAGIC,
-    MAX_EXPANSION,
     MAX_LEVEL,
     PREAMBLE,
     SEGMENTS,
@@ -45,6 +44,7 @@ from .streams import Contents, Cursor, Surroundings
 
 _HASHED = 8 << 20  # bytes of the delta hashed at a time
 _PROBE = 2 << 20  # bytes of a section that are compressed to find its level
+_PROBES = 4  # such sections, or more small ones
 
 Item = Record | bytes  # of the body of a delta
 
@@ -235,8 +235,6 @@ def _pieces(
     for length in piece_sizes(size):
         piece = reader.take(length)
         stored = compress(piece, None if base is None else base.near(start, length))
-        if base is None and length > MAX_EXPANSION * len(stored):
-            stored = bytes(piece)
         yield STORED.pack(len(stored)) + stored
         start += length
     reader.end()
@@ -313,27 +311,27 @@ def _cost(b: RsrFile) -> Callable[[_Job], int | None]:
 
 
 def _level(b: RsrFile) -> int | None:
-    """Return the zstd level that compresses the largest section of a file as it is stored.
+    """Return the lowest zstd level that compresses the largest sections as they are stored.
 
     Returns:
-        The lowest such level; None if no section is compressed, or this version of zstd compresses
-        otherwise.
+        The level, 0 if no section is compressed; None if this version of zstd compresses otherwise.
     """
-    packed = [(s.size, n) for n, s in enumerate(b.header.sections) if s.codec == "zstd"]
-    if not packed:
-        return None
-    size, number = max(packed)
-    s = b.header.sections[number]
-    stored = b.memory()[s.offset : s.offset + s.stored_size].tobytes()
-    contents = Contents(b.pieces(number)).take(_PROBE)
-    for level in range(1, MAX_LEVEL + 1):
+    packed = [(s, n) for n, s in enumerate(b.header.sections) if s.codec == "zstd"]
+    packed.sort(key=lambda found: -found[0].size)
+    probes, left = [], _PROBES * _PROBE
+    for s, number in packed:
+        if (left := left - min(s.size, _PROBE)) < 0:
+            break
+        stored = b.memory()[s.offset : s.offset + s.stored_size].tobytes()
+        probes.append((bytes(Contents(b.pieces(number)).take(_PROBE)), s.size, stored))
+
+    def compresses(level: int, contents: bytes, size: int, stored: bytes) -> bool:
         packer = compressor(level).compressobj()
         start = packer.compress(contents)
-        if size <= _PROBE:
-            start += packer.flush()
-        if stored.startswith(start):
-            return level
-    return None
+        return stored.startswith(start if size > _PROBE else start + packer.flush())
+
+    levels = range(1, MAX_LEVEL + 1) if probes else (0,)
+    return next((n for n in levels if all(compresses(n, *probe) for probe in probes)), None)
 
 
 def _check_padding(b: RsrFile) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from ..common.arrays import ByteArray
 from ..common.errors import DeltaError
 from .records import CHUNK
 
+_UNLISTED = 0xFFFF  # in place of the rank of a pattern
 Values = npt.NDArray[np.uint16]
 Digits = npt.NDArray[np.uint8]
 Positions = npt.NDArray[np.intp]
@@ -65,7 +67,6 @@ class IndexEntries(ABC):
     def __init__(self, t: IndexedTensor) -> None:
         self.base, self.parts = t.base, PARTS[t.encoding]
         self._t = t
-        self._weights = t.base ** np.arange(t.k - 1, -1, -1)
 
     @property
     def slots(self) -> int:
@@ -97,14 +98,17 @@ class IndexEntries(ABC):
         Args:
             chunk: the chunk.
             parts: its bytes in each section; not changed.
-            at: different positions in the result of `read`.
+            at: positions in the result of `read`, ascending.
             values: the new entries.
         """
 
-    def _numbers(self, digits: Digits) -> npt.NDArray[np.int64]:
+    def _numbers(self, digits: Digits) -> Values:
         """Return the numbers of the patterns of entries, (entries, ranks)."""
-        ranks = digits.reshape(len(digits), -1, self._t.k)
-        numbers: npt.NDArray[np.int64] = ranks @ self._weights
+        patterns = digits.reshape(len(digits), -1, self._t.k)
+        numbers = np.zeros(patterns.shape[:2], np.uint16)  # below 65,536 in every encoding
+        for place in range(self._t.k):
+            numbers *= self._t.base
+            numbers += patterns[:, :, place]
         return numbers
 
 
@@ -121,8 +125,8 @@ class _Words(IndexEntries):
     def __init__(self, t: IndexedTensor) -> None:
         super().__init__(t)
         self.digits = digit_table(t)
-        known = pattern_digits(t.base, t.k, t.pattern_list) @ self._weights
-        self._ranks = np.full(t.base**t.k, -1)
+        known = pattern_digits(t.base, t.k, t.pattern_list) @ t.base ** np.arange(t.k)[::-1]
+        self._ranks = np.full(t.base**t.k, _UNLISTED, np.uint16)
         self._ranks[known] = np.arange(len(known))
 
     def chunks(self) -> Iterator[Chunk]:
@@ -137,10 +141,12 @@ class _Words(IndexEntries):
 
     def values(self, digits: Digits) -> Values:
         ranks = self._ranks[self._numbers(digits)]
-        if (ranks < 0).any():
+        if (ranks == _UNLISTED).any():
             raise DeltaError(f"tensor {self._t.name!r}: changes make a pattern that is not listed")
-        shifted: Values = (ranks << RANK_BITS * np.arange(RANKS_PER_WORD)).sum(1).astype(np.uint16)
-        return shifted
+        words = np.zeros(len(ranks), np.uint16)
+        for i in range(RANKS_PER_WORD):
+            words |= ranks[:, i] << np.uint16(RANK_BITS * i)
+        return words
 
     def replace(
         self, chunk: Chunk, parts: Sequence[ByteArray], at: Positions, values: Values
@@ -178,7 +184,7 @@ class _Units(IndexEntries):
         return self._entries.of(parts[0].reshape(chunk.shape), 0, self._entries.count).reshape(-1)
 
     def values(self, digits: Digits) -> Values:
-        signed = self._numbers(digits) - ZERO_RANK
+        signed = self._numbers(digits).astype(np.int16) - ZERO_RANK
         magnitudes, signs = np.abs(signed), signed < 0
         packed = magnitudes[:, 0] | magnitudes[:, 1] << 4 | signs[:, 1] << 8 | signs[:, 0] << 9
         values: Values = packed.astype(np.uint16)
@@ -215,7 +221,7 @@ class _Permuted(IndexEntries):
         return np.concatenate([np.empty(0, np.uint16), *ranks])
 
     def values(self, digits: Digits) -> Values:
-        return self._numbers(digits)[:, 0].astype(np.uint16)
+        return self._numbers(digits)[:, 0]
 
     def replace(
         self, chunk: Chunk, parts: Sequence[ByteArray], at: Positions, values: Values
@@ -223,11 +229,12 @@ class _Permuted(IndexEntries):
         t = self._t
         new = [part.copy() for part in parts]
         permutation, segments = self._arrays(chunk, new)
-        block, row = np.divmod(at, max(1, t.rows))
-        for j in np.unique(block):
-            ranks = ranks_from_block(Block(permutation[j], segments[j]))
-            ranks[row[block == j]] = values[block == j]
-            permutation[j], segments[j] = block_from_ranks(ranks, t.patterns)
+        bounds = np.searchsorted(at, np.arange(len(permutation) + 1) * t.rows)
+        for j, (start, stop) in enumerate(pairwise(bounds)):
+            if start < stop:
+                ranks = ranks_from_block(Block(permutation[j], segments[j]))
+                ranks[at[start:stop] - j * t.rows] = values[start:stop]
+                permutation[j], segments[j] = block_from_ranks(ranks, t.patterns)
         return new
 
     def _arrays(

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rsr_formats.compression import decompress
+from rsr_formats.errors import CodecError
 from rsr_formats.records import Section
 
 from ..common.arrays import ByteArray
+from ..common.errors import DeltaError
 
 # zstandard is imported where it is used, so that other commands start without it.
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 _LEVEL = 1  # for streams of nearly random symbols: Huffman codes, few useless matches
 _BASE_LEVEL = 6  # for bytes that resemble those of the old file
 _SMALLEST = 8  # bytes of a dictionary
+_HASH_LOG = 22  # 4 Mi positions: with fewer, zstd finds only the end of the dictionary
 _WINDOW_LOG = 23  # 8 MiB: more than a piece, so that the whole dictionary stays in reach
 
 
@@ -34,7 +37,7 @@ def compress(data: bytes | memoryview, base: bytes | None = None) -> bytes:
         compressor = zstandard.ZstdCompressor(level=_LEVEL)
     else:
         parameters = zstandard.ZstdCompressionParameters.from_level(
-            _BASE_LEVEL, window_log=_WINDOW_LOG, enable_ldm=True
+            _BASE_LEVEL, window_log=_WINDOW_LOG, hash_log=_HASH_LOG, chain_log=_HASH_LOG
         )
         compressor = zstandard.ZstdCompressor(
             dict_data=_dictionary(base), compression_params=parameters
@@ -53,13 +56,16 @@ def expand(data: memoryview, size: int, what: str, base: bytes | None = None) ->
         base: as for `compress`.
 
     Raises:
-        CodecError: they are not one zstd frame of `size` bytes.
+        DeltaError: they are not one zstd frame of `size` bytes.
     """
     stored = np.frombuffer(data, np.uint8)
     if len(stored) == size:
         return stored
     section = Section(0, len(stored), size, "zstd", b"")
-    return decompress(stored, section, what, None if base is None else _dictionary(base))
+    try:
+        return decompress(stored, section, what, None if base is None else _dictionary(base))
+    except CodecError as error:
+        raise DeltaError(str(error)) from None
 
 
 def _dictionary(base: bytes) -> zstandard.ZstdCompressionDict | None:

@@ -14,6 +14,7 @@ from rsr_formats import RsrFile
 from rsr_formats.atomic import atomic_file, check_output
 from rsr_formats.records import MAGIC, PREAMBLE
 
+from ..common.errors import DeltaError
 from ..common.progress import ByteCounter, ProgressFunction
 from ..source.files import check_not_source
 from ..workers.pool import Workers, open_workers
@@ -43,7 +44,7 @@ def patch(
 
     Raises:
         WrongBaseError: the delta was made from another file.
-        DeltaError: the delta is damaged.
+        DeltaError: the delta is damaged, or this version of zstd compresses otherwise.
         FormatError: the delta or the old file is damaged.
         OptionError: the output is the delta.
         OutputExistsError: the output exists and `force` is not set.
@@ -57,11 +58,14 @@ def patch(
     threads = threads or os.cpu_count() or 1
     with atomic_file(output, force) as out, open_workers(None, threads) as workers:
         out.write(bytes(PREAMBLE.size))
-        for made, pieces in _results(opened, read, workers):
-            out.seek(made.section.offset)  # bytes between sections stay zero
-            for piece in pieces:
-                out.write(piece)
-                counter.advance(made.name, len(piece))
+        try:
+            for made, pieces in _results(opened, read, workers):
+                out.seek(made.section.offset)  # bytes between sections stay zero
+                for piece in pieces:
+                    out.write(piece)
+                    counter.advance(made.name, len(piece))
+        except DeltaError as error:
+            raise DeltaError(f"{delta}: {error}") from None
         _finish(out, read)
 
 

@@ -34,7 +34,6 @@ from .records import (
     CHANGES,
     COPY,
     MAGIC,
-    MAX_EXPANSION,
     MAX_LEVEL,
     NO_BASE,
     PREAMBLE,
@@ -181,9 +180,7 @@ class _Reader:
         """Read the header of the new file."""
         base = Surroundings([memoryview(stored_header(self._old))])
         start, pieces = 0, []
-        for piece, length in zip(
-            self._pieces(size, "header", True), piece_sizes(size), strict=True
-        ):
+        for piece, length in zip(self._pieces(size, "header"), piece_sizes(size), strict=True):
             pieces.append(expand(piece, length, "header", base.near(start, length)).tobytes())
             start += length
         data = b"".join(pieces)
@@ -237,7 +234,7 @@ class _Reader:
             self._check_copy(record, s, name)
         elif record.method == CARRIED:
             size = s.size if record.level else s.stored_size
-            pieces = tuple(self._pieces(size, name, record.base is not None))
+            pieces = tuple(self._pieces(size, name))
             return StoredSection(record, s, name, pieces)
         elif record.method == CHANGES:
             old = self._old_tensor(record, name, index)
@@ -272,16 +269,11 @@ class _Reader:
         ):  # fmt: skip
             raise DeltaError(f"{name}: section {record.base} of the old file is another one")
 
-    def _pieces(self, size: int, name: str, has_base: bool) -> Iterator[memoryview]:
+    def _pieces(self, size: int, name: str) -> Iterator[memoryview]:
         for length in piece_sizes(size):
             (stored,) = STORED.unpack(self._body.take(STORED.size, name))
             if not 0 < stored <= length:
                 raise DeltaError(f"{name}: a piece of {stored} bytes, expected 1 to {length}")
-            if not has_base and length > MAX_EXPANSION * stored:
-                raise LimitError(
-                    f"{name}: {stored} bytes are to make {length}, more than "
-                    f"{MAX_EXPANSION} times as many"
-                )
             yield self._body.take(stored, name)
 
     def _old_tensor(

@@ -34,7 +34,6 @@ MARGIN = 1 << 20  # bytes of the old section before and behind a piece that its 
 CHUNK = 1 << 20  # entries of a chunk, unless one cell of it has more
 ESCAPE = 255  # a gap symbol: 255 more, and the gap goes on
 MAX_LOW_BITS = 24
-MAX_EXPANSION = 256  # bytes of a piece without a base / its stored bytes
 MAX_LEVEL = 22  # of zstd
 
 # A new file has at most 4 times the bytes of the old file, 256 times those of the delta, and 64 MiB
