@@ -9,6 +9,7 @@ from rsr_formats.errors import FormatError, OutputExistsError, RsrError
 
 from ._version import __version__
 from .common.errors import (
+    DeltaError,
     ExecutorError,
     ExportError,
     MismatchError,
@@ -16,12 +17,17 @@ from .common.errors import (
     NothingToCompileError,
     OptionError,
     SourceError,
+    WrongBaseError,
 )
 from .compiler.pipeline import compile
 from .compiler.report import HeadReport, Report, TensorReport
+from .delta.diff import DeltaReport, diff
+from .delta.patch import patch
 from .export.unpack import unpack
 
 __all__ = [
+    "DeltaError",
+    "DeltaReport",
     "ExecutorError",
     "ExportError",
     "FormatError",
@@ -35,7 +41,10 @@ __all__ = [
     "RsrError",
     "SourceError",
     "TensorReport",
+    "WrongBaseError",
     "__version__",
     "compile",
+    "diff",
+    "patch",
     "unpack",
 ]

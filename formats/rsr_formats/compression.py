@@ -65,13 +65,19 @@ def decompressed(stored: BinaryIO, what: str) -> Iterator[memoryview]:
         raise CodecError(f"{what}: not a zstd frame: {error}") from None
 
 
-def decompress(stored: npt.NDArray[np.uint8], s: Section, what: str) -> npt.NDArray[np.uint8]:
+def decompress(
+    stored: npt.NDArray[np.uint8],
+    s: Section,
+    what: str,
+    dictionary: zstandard.ZstdCompressionDict | None = None,
+) -> npt.NDArray[np.uint8]:
     """Decompress a section; at most `s.size` bytes are allocated.
 
     Args:
         stored: the stored bytes.
         s: the section's entry.
         what: description of the section for error messages.
+        dictionary: that the frame refers to; sections of a `.rsr` file have none.
 
     Returns:
         Read-only, (s.size,).
@@ -86,9 +92,9 @@ def decompress(stored: npt.NDArray[np.uint8], s: Section, what: str) -> npt.NDAr
     try:
         _check_frame_header(data, s, what)
         # Allocates s.size bytes, which MAX_EXPANSION bounds.
-        result = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW).decompress(
-            data, max_output_size=s.size, allow_extra_data=False
-        )
+        result = zstandard.ZstdDecompressor(
+            dict_data=dictionary, max_window_size=MAX_ZSTD_WINDOW
+        ).decompress(data, max_output_size=s.size, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise CodecError(f"{what}: not one zstd frame of {s.size} bytes: {error}") from None
     except MemoryError:

@@ -90,8 +90,8 @@ def digit_windows(
     """
     if not t.rows:  # the file has no bytes for its columns
         return
-    table = _digit_table(t)
-    entries = _Entries(t)
+    table = digit_table(t)
+    entries = Entries(t)
     for r0, piece in strips(t, packed):
         count, height = len(piece), piece.shape[-1]
         rows = slice(r0, min(r0 + count * height, t.rows))
@@ -117,9 +117,9 @@ def decode_row(t: IndexedTensor, packed: npt.NDArray[Any], row: int) -> npt.NDAr
     top = row // tallest * tallest
     height = min(tallest, padded_rows(t.rows) - top)
     strip = packed[top * cells : (top + height) * cells].reshape(1, cells, height)
-    entries = _Entries(t)
+    entries = Entries(t)
     some = entries.of(strip[..., row - top : row - top + 1], 0, entries.count)
-    digits = _digit_table(t)[some].reshape(-1)
+    digits = digit_table(t)[some].reshape(-1)
     columns, real = _real_columns(t, 0, len(digits))
     result = np.empty(t.columns, np.uint8)
     result[columns] = digits[real]
@@ -188,7 +188,7 @@ def _strip_shape(t: IndexedTensor) -> tuple[int, int]:
     return w16_words(t.blocks), STRIP
 
 
-def _digit_table(t: IndexedTensor) -> npt.NDArray[np.uint8]:
+def digit_table(t: IndexedTensor) -> npt.NDArray[np.uint8]:
     """Return the digits of all column blocks that share a table entry, (entries, digits)."""
     return _digits_of_entries(t.packing, t.base, t.k, t.pattern_list)
 
@@ -211,8 +211,8 @@ def _digits_of_entries(
     return patterns[np.stack(ranks, axis=1)].reshape(len(entry), -1)
 
 
-class _Entries:
-    """The indices into `_digit_table` of the rows of a tensor.
+class Entries:
+    """The indices into `digit_table` of the rows of a tensor.
 
     An entry is a word in packing w16. In n4s1 it is two neighboring column blocks of a group: bits
     0-7 have their magnitudes, bits 9 and 8 their signs. The last pair of a group may have one.
@@ -247,6 +247,33 @@ class _Entries:
         signed = (piece[:, signs] >> shift & both).astype(np.uint16)
         entries: npt.NDArray[np.uint16] = piece[:, magnitudes] & mask | signed << np.uint16(8)
         return entries
+
+    def replace(
+        self, piece: npt.NDArray[Any], at: npt.NDArray[np.intp], values: npt.NDArray[np.uint16]
+    ) -> None:
+        """Replace some entries of whole strips in place; all other bits stay as they are.
+
+        Args:
+            piece: strips as `strips` yields them, contiguous and writable.
+            at: different positions in the flat result of `of` for all entries.
+            values: the new entries.
+        """
+        if self._places is None:
+            flat = piece.reshape(-1)
+            flat[at] = flat[at] & np.uint16(0x8000) | values
+            return
+        _, cells, height = piece.shape
+        cell, row = np.divmod(at, height)
+        strip, entry = np.divmod(cell, self.count)
+        first = strip * cells * height + row
+        magnitudes, mask, signs, shift, both = (a.reshape(-1)[entry] for a in self._places)
+        flat = piece.reshape(-1)
+        magnitudes, signs = first + magnitudes * height, first + signs * height
+        signed = (flat[signs] >> shift & both).astype(np.uint16)
+        flipped = (flat[magnitudes] & mask | signed << np.uint16(8)) ^ values
+        # A byte may hold the signs of several entries, so bits are flipped one entry at a time.
+        np.bitwise_xor.at(flat, magnitudes, flipped.astype(np.uint8) & mask)
+        np.bitwise_xor.at(flat, signs, ((flipped >> np.uint16(8)).astype(np.uint8) & both) << shift)
 
 
 def row_scales(t: IndexedTensor, scale: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -22,6 +22,7 @@ from ..common.errors import reason
 from .bench import bench
 from .compile import compile_command
 from .decompile import decompile, unpack
+from .diff import diff, patch
 from .embed import embed
 from .eval import evaluate_command
 from .export_transformers import export_transformers
@@ -96,7 +97,7 @@ def info(as_json: bool) -> None:
 
 
 for _command in (
-    compile_command, inspect, verify, decompile, unpack, export_transformers, bench, run, chat,
-    embed, perplexity, evaluate_command, serve,
+    compile_command, inspect, verify, decompile, unpack, diff, patch, export_transformers, bench,
+    run, chat, embed, perplexity, evaluate_command, serve,
 ):  # fmt: skip
     main.add_command(_command)

@@ -68,15 +68,19 @@ def compiled(context: click.Context, parameter: click.Parameter, value: Path | N
 file_argument = click.argument("file", type=PATH, callback=compiled)  # a .rsr file
 
 
-def _no_stdout(context: click.Context, parameter: click.Parameter, value: Path) -> Path:
+def _no_stdout(
+    context: click.Context, parameter: click.Parameter, value: Path | None
+) -> Path | None:
     if str(value) == "-":
         raise click.BadParameter("output to stdout is not supported: give the name of a file")
     return value
 
 
-def output_option(help: str = "The .rsr file to write.") -> Decorator:
+def output_option(help: str = "The .rsr file to write.", required: bool = True) -> Decorator:
     """Return the option -o, --output of a command that writes a file."""
-    return click.option("-o", "--output", required=True, type=PATH, callback=_no_stdout, help=help)
+    return click.option(
+        "-o", "--output", required=required, type=PATH, callback=_no_stdout, help=help
+    )
 
 
 def options(*decorators: Decorator) -> Decorator:

@@ -23,6 +23,14 @@ class MismatchError(RsrError):
     """A `.rsr` file does not hold the tensors of the source it is compared with."""
 
 
+class DeltaError(RsrError):
+    """A `.rsrd` file is damaged: it breaks a rule of formats/SPEC.md section 14."""
+
+
+class WrongBaseError(RsrError):
+    """A `.rsrd` file was made for another `.rsr` file."""
+
+
 class ExportError(RsrError):
     """The form that `decompile` writes cannot represent what the `.rsr` file holds."""
 
