@@ -301,7 +301,7 @@ class LanguageModel:
         """
         settings = self.context, self._kv, self._activations, cpu_info()["isa"], __version__
         base = hashlib.sha256(self._model.digest + repr(settings).encode()).digest()
-        keys = {(): base}
+        keys: dict[Adapters, bytes] = {(): base}
         for some in (*([one] for one in self._adapters), self._adapters):
             if some:
                 digests = b"".join(one.digest for one in some)

@@ -285,7 +285,7 @@ def _products(
     from safetensors import SafetensorError, deserialize
 
     try:
-        found: dict[str, Any] = dict(deserialize(file.read_bytes()))
+        found: dict[str, Any] = dict(deserialize(file.read_bytes()))  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise _damaged(file, error) from None
 

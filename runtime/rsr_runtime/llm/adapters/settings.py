@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from rsr_formats.model_files import parse_object
 from rsr_formats.text import shown
@@ -14,6 +14,8 @@ from rsr_formats.text import shown
 from .errors import AdapterError
 
 CONFIG = "adapter_config.json"
+
+T = TypeVar("T")
 
 _MAX_CONFIG = 1 << 20  # bytes
 _MAX_RANK = 1 << 20
@@ -219,7 +221,7 @@ def _patterns(
     return patterns
 
 
-def _first_match(values: Mapping[re.Pattern[str], Any], module: str, default: Any) -> Any:
+def _first_match(values: Mapping[re.Pattern[str], T], module: str, default: T) -> T:
     """Return the value of the first pattern that is the module's name, or its end after a dot."""
     starts = [0, *(match.end() for match in re.finditer(r"\.", module))]
     for pattern, value in values.items():
