@@ -26,6 +26,7 @@ from .options import (
     Decorator,
     file_argument,
     json_option,
+    lora_option,
     options,
     speculate_option,
 )
@@ -157,6 +158,7 @@ def model_options(context: str) -> Decorator:
 )
 @template_variables_option()
 @_sampling_options
+@lora_option("Apply the LoRA adapter of PEFT in DIR; may be repeated: all are added up.")
 @model_options(_CONTEXT)
 @json_option
 def run(
@@ -192,6 +194,8 @@ def run(
         prompts = tuple(typed(p, "--prompt") for p in prompts) or (
             read_argument(prompt_file or Path("-")).removesuffix("\n").removesuffix("\r"),
         )
+        if len(prompts) > 1:
+            chosen["adapter"] = [model.adapters] * len(prompts)
         if len(prompts) > 1 and chosen.pop("speculate") != "off":
             click.echo(
                 "rsrc: several prompts run as one batch, in which --speculate changes nothing",
@@ -221,6 +225,7 @@ def run(
     help="Special tokens spelled out in messages become those tokens. Default: they are text.",
 )
 @_sampling_options
+@lora_option("Apply the LoRA adapter of PEFT in DIR; may be repeated: all are added up.")
 @model_options(_CONTEXT)
 def chat(
     file: Path,
@@ -293,6 +298,7 @@ def opened(file: Path, options: dict[str, Any]) -> Iterator[LanguageModel]:
     if threads is not None:
         rsr_runtime.set_num_threads(threads)
     loading = {name: options.pop(name) for name in ("context", "kv", "memory", "activations")}
+    loading["adapters"] = options.pop("adapters", ())
     try:
         with llm.load(file, **loading) as model:
             yield model
@@ -324,7 +330,7 @@ def _chosen(model: LanguageModel, options: dict[str, Any]) -> dict[str, Any]:
         given["stop_strings"] = ()
     return {
         "sampling": Sampling.asked(config, **given), "max_tokens": options["max_tokens"],
-        "stop": stop, "speculate": options["speculate"],
+        "stop": stop, "speculate": options["speculate"], "adapter": model.adapters,
     }  # fmt: skip
 
 

@@ -68,6 +68,30 @@ def compiled(context: click.Context, parameter: click.Parameter, value: Path | N
 file_argument = click.argument("file", type=PATH, callback=compiled)  # a .rsr file
 
 
+def _adapters(
+    context: click.Context, parameter: click.Parameter, given: tuple[str, ...]
+) -> dict[str, Path]:
+    """Return the directories of adapters by name."""
+    found: dict[str, Path] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not equals or Path(text).exists():
+            name, path = Path(text).resolve().name, text
+        if name in found:
+            raise click.BadParameter(
+                f"{found[name]} and {path} are both named {name!r}: name one of them, NAME=DIR"
+            )
+        found[name] = Path(path)
+    return found
+
+
+def lora_option(help: str) -> Decorator:
+    """Return the option --lora of a command that runs a language model."""
+    return click.option(
+        "--lora", "adapters", multiple=True, metavar="[NAME=]DIR", callback=_adapters, help=help
+    )
+
+
 def _no_stdout(
     context: click.Context, parameter: click.Parameter, value: Path | None
 ) -> Path | None:

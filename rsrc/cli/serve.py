@@ -11,7 +11,7 @@ import click
 
 from ..common.errors import OptionError
 from .llm import model_options, opened, report_not_applied
-from .options import PATH, file_argument, speculate_option
+from .options import PATH, file_argument, lora_option, speculate_option
 from .template_variables import template_variables_option
 
 
@@ -88,6 +88,10 @@ def _not_blank(
 )
 @template_variables_option()
 @speculate_option
+@lora_option(
+    "Serve the LoRA adapter of PEFT in DIR, too: requests choose it by its name as their model. "
+    "Default name: that of DIR. May be repeated."
+)
 @model_options("Maximum tokens of prompt and text. Default: 4096, or the model's limit if less.")
 def serve(
     file: Path,

@@ -352,6 +352,17 @@ struct DenseKernels {
       false;  // in_order is faster for one vector times a matrix beyond the caches
 };
 
+// What a low-rank product adds to some rows: y[i * stride + r] += sum over j of B[r][j] * t[i][j],
+// a float32 sum in the order of j.
+struct LowRankRows {
+  const float* b;  // (tiles, rank, kLanes): of each tile of kLanes rows, column j; zero-padded
+  size_t rank, rows;
+  const float* t;  // (count, rank)
+  size_t count;
+  float* y;
+  size_t stride;
+};
+
 // Signed Walsh-Hadamard transforms of rows of n floats, in blocks of 2^m >= kLanes that divide n:
 // H[r][c] = (-1)^(the ones in r & c), not normalized. y may be x. The bits are the same on every
 // set.
@@ -373,6 +384,7 @@ struct KernelTable {
   BinKernels bin;
   DecoderKernels decoder;
   DeltaNetKernels delta_net;
+  void (*add_low_rank)(const LowRankRows& rows);
   DenseKernels dense;
   HadamardKernels hadamard;
   // Reads every byte once; the result depends on each. Its speed is the memory limit of a product.

@@ -206,6 +206,13 @@ class Program:
         x, z: (count, n). weight: (d,), a divisor of n. eps: of the norm. Outputs are as of normalize. Raises ValueError for other shapes, or if there is no output.
         """
 
+    def add_low_rank(self, part: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], a: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)]], b: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)]], scratch: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+        """
+        y[i] += (x @ a[i].T) @ B[i].T, float32 sums.
+
+        x: (count, columns). a: of each product (rank, columns). b: B (rows, rank) of each as (rows / 16 rounded up, rank, 16): tiles of 16 rows, the last padded with zeros. scratch: (count * the sum of all ranks,), overwritten. y: of each (count, rows). Raises ValueError for other shapes.
+        """
+
     def attend(self, part: int, q: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], k: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], v: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)], rope: Rope, cache: KVCache, start: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], window: int | None = None) -> None:
         """
         Attention of rows at positions start, start + 1, ... of one sequence.
@@ -359,6 +366,13 @@ def norm_gated(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), ord
     The RMS norm of each head of x, times weight and silu(z), to out, to (q, s), or to both.
 
     x, z: (count, n). weight: (d,), a divisor of n. eps: of the norm. Outputs are as of normalize. Raises ValueError for other shapes, or if there is no output.
+    """
+
+def add_low_rank(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], a: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)]], b: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)]], scratch: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+    """
+    y[i] += (x @ a[i].T) @ B[i].T, float32 sums.
+
+    x: (count, columns). a: of each product (rank, columns). b: B (rows, rank) of each as (rows / 16 rounded up, rank, 16): tiles of 16 rows, the last padded with zeros. scratch: (count * the sum of all ranks,), overwritten. y: of each (count, rows). Raises ValueError for other shapes.
     """
 
 class Rope:

@@ -1,6 +1,7 @@
 // Bindings of what a decoder computes between its products. They check every shape.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <cmath>
 #include <limits>
@@ -8,11 +9,13 @@
 #include <string>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "bindings/program.h"
 #include "decoder/activations.h"
 #include "decoder/attention.h"
 #include "decoder/delta_net.h"
+#include "decoder/low_rank.h"
 #include "rotation/rotation.h"
 
 using namespace nb::literals;
@@ -230,6 +233,29 @@ auto delta_net(const Array<const float, 2>& qkv, const Rows& a, const Rows& b,
   };
 }
 
+auto add_low_rank(const Array<const float, 2>& x, const std::vector<Array<const float, 2>>& a,
+                  const std::vector<Array<const float, 3>>& b, const Array<float, 1>& scratch,
+                  const std::vector<Array<float, 2>>& y) {
+  const size_t count = x.shape(0), columns = x.shape(1);
+  require(a.size() == b.size() && a.size() == y.size(), "there must be as many of a, b and y");
+  std::vector<rsr::LowRank> products;
+  size_t ranks = 0;
+  for (size_t i = 0; i < a.size(); i++) {
+    const size_t rank = a[i].shape(0), rows = y[i].shape(1);
+    require(a[i].shape(1) == columns, "a must be (rank, columns of x)");
+    require(b[i].shape(0) == rsr::whole_lanes(rows) / rsr::kLanes && b[i].shape(1) == rank &&
+                b[i].shape(2) == rsr::kLanes,
+            "b must be (rows / 16 rounded up, rank, 16)");
+    require(y[i].shape(0) == count, "y must have the rows of x");
+    products.push_back({a[i].data(), b[i].data(), rank, rows, y[i].data()});
+    ranks += rank;
+  }
+  require(scratch.shape(0) == count * ranks, "scratch must be (rows of x * all ranks,)");
+  return [=] {
+    rsr::add_low_rank(x.data(), columns, count, products.data(), products.size(), scratch.data());
+  };
+}
+
 constexpr const char* kOutputs =
     "weight: (n,), or None for no RMS norm. out: (count, n) float32, or None. q: (count, n) int8 "
     "and s: (count, 1), as of quantize_i8, or None both. group_columns: above 0, q and s are as of "
@@ -316,6 +342,14 @@ void bind_decoder(nb::module_& m, nb::class_<Program>& program) {
             "x"_a.noconvert(), "z"_a.noconvert(), "weight"_a.noconvert(), "eps"_a,
             "out"_a.noconvert().none(), "q"_a.noconvert().none(), "s"_a.noconvert().none(),
             "group_columns"_a = 0);
+  bind_step(m, program, "add_low_rank", &add_low_rank,
+            "y[i] += (x @ a[i].T) @ B[i].T, float32 sums.\n\n"
+            "x: (count, columns). a: of each product (rank, columns). b: B (rows, rank) of each as "
+            "(rows / 16 rounded up, rank, 16): tiles of 16 rows, the last padded with zeros. "
+            "scratch: (count * the sum of all ranks,), overwritten. y: of each (count, rows). "
+            "Raises ValueError for other shapes.",
+            "x"_a.noconvert(), "a"_a.noconvert(), "b"_a.noconvert(), "scratch"_a.noconvert(),
+            "y"_a.noconvert());
   nb::class_<Rope>(
       m, "Rope", "Rotary position embedding, norms of queries and keys, and the factor of scores.")
       .def(nb::init<Array<const float, 2>, Array<const float, 2>, Weight, Weight, float, float,

@@ -3,12 +3,14 @@
 // after the lanes:
 #include "decoder/attention_kernels.h"
 #include "decoder/delta_net_kernels.h"
+#include "decoder/low_rank_kernels.h"
 
 namespace rsr {
 
 void fill_decoder_scalar(KernelTable& table) {
   table.decoder = kDecoder;
   table.delta_net = kDeltaNet;
+  table.add_low_rank = add_low_rank;
 }
 
 }  // namespace rsr

@@ -7,6 +7,7 @@ Example:
         print(piece, end="", flush=True)
 """
 
+from .adapters.errors import AdapterError
 from .chat import Chat
 from .embedding import EmbedJob
 from .engine import Engine, EngineStats, JobStream
@@ -34,6 +35,7 @@ from .support import Support, check
 from .tensors import TensorFacts
 
 __all__ = [
+    "AdapterError",
     "BusyError",
     "CacheMemoryError",
     "Chat",

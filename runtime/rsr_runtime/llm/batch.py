@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Generic, Protocol, TypeVar
 
-from .decoder import LOGIT_ROWS, MAX_ROWS, BatchItem, Decoder, FloatArray
+from .decoder import LOGIT_ROWS, MAX_ROWS, Adapters, BatchItem, Decoder, FloatArray
 from .errors import CacheMemoryError
 from .pace import Pace
 from .prefix_cache import PrefixCache
@@ -27,10 +27,12 @@ class BatchText(Protocol):
         ids: tokens of prompt and text.
         scored_from: number of the first token after which `score` takes the logits, at most that of
             the last token; None: it takes none. The tokens before it may be known already.
+        adapters: that it takes.
     """
 
     ids: list[int]
     scored_from: int | None
+    adapters: Adapters
 
     @property
     def is_speculating(self) -> bool:
@@ -173,7 +175,7 @@ class Batch(Generic[T]):
         """
         for text in self._scheduler.admit():
             try:
-                session = self._slots.take(_sharable(text))
+                session = self._slots.take(_sharable(text), text.adapters)
             except CacheMemoryError as error:
                 self._scheduler.remove(text)
                 yield text, error
@@ -192,6 +194,8 @@ class Batch(Generic[T]):
         leader: T | None = None
         shared = have
         for other, place in self._places.items():
+            if other.adapters != text.adapters:
+                continue
             reach = min(common_prefix(sharable, other.ids), len(sharable) - 1)
             if reach > shared and len(place.session.tokens) < reach:
                 leader, shared = other, reach
@@ -234,8 +238,12 @@ class Batch(Generic[T]):
             text: self._places[text].session.cache.until_planned(count)
             for text, count in self._scheduler.next_pass(missing, max(most, 1)).items()
         }
-        # The order that lets a recorded pass be used again: passes differ by sessions.
-        texts = sorted(rows, key=lambda one: (missing[one] > 1, id(self._places[one].session)))
+        # Adapters side by side take one product. The order lets a recorded pass be used again:
+        # passes differ by sessions.
+        texts = sorted(
+            rows,
+            key=lambda one: (one.adapters, missing[one] > 1, id(self._places[one].session)),
+        )
         done = Pass[T](rows=rows)
         with self._decoder.turn():
             start = perf_counter()
@@ -270,7 +278,7 @@ class Batch(Generic[T]):
         for text, session in zip(texts, sessions, strict=True):
             have = len(session.tokens)
             tokens = text.ids[have : have + done.rows[text]]
-            items.append(BatchItem(tokens, session.cache, have, session.variant))
+            items.append(BatchItem(tokens, session.cache, have, session.variant, session.adapters))
         hidden = self._decoder.hidden(items)
         end, rows = 0, list[_Row[T]]()
         for text, session, item in zip(texts, sessions, items, strict=True):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from os import getpid
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from .config import Config
 from .kv_cache import KVCache
 from .layers.layer import DecoderLayer
 from .layers.sublayer import HEAD, PHASES, PRODUCTS, REST, Item, Part, Pass, Place
-from .linear import LinearGroup, QuantizedInputs, Workspace, short_steps
+from .linear import Adapted, LinearGroup, QuantizedInputs, Workspace, short_steps
 from .rope import Rope, no_rotation
 from .turns import Turns
 from .weights import Weights
@@ -39,6 +40,9 @@ _STEP_ROWS = 16  # tokens of a text in a pass that may be needed again; more are
 _KEPT_PASSES = 64  # recorded passes, of 0.1 MB each; recording one takes as long as 5 % of a token
 
 
+Adapters = tuple[str, ...]
+
+
 class BatchItem(NamedTuple):
     """Consecutive tokens of one sequence."""
 
@@ -46,6 +50,7 @@ class BatchItem(NamedTuple):
     cache: KVCache
     start: int  # position of the first token
     variant: int = 0  # of RoPE, see `Decoder.rope_variant`
+    adapters: Adapters = ()  # names of those that it takes
 
 
 class Decoder:
@@ -72,7 +77,7 @@ class Decoder:
             self._lm_head = LinearGroup([weights.lm_head], self._workspace)
         self._turns = Turns("the model")
         self._process = getpid()
-        # By the tokens, caches and RoPE variants of their items; the last was used most recently.
+        # By what their items depend on; the last was used most recently.
         self._steps: dict[tuple[_Length, ...], _RecordedPass] = {}
         self._last_prompt: _RecordedPass | None = None
         self._heads: dict[int, _RecordedHead] = {}  # by rows; the last was used most recently
@@ -248,7 +253,7 @@ class Decoder:
         rows = sum(length.tokens for length in lengths)
         x = self._workspace.take("x", rows, self._config.hidden_size)
         items = [Item(length.cache.states, length.variant) for length in lengths]
-        current = Pass(_native.Program(), items, self._parts(lengths), x)
+        current = Pass(_native.Program(), items, self._parts(lengths), x, _adapted(lengths))
         delta = None
         for layer in self._layers:
             delta = layer.record(current, delta)
@@ -336,6 +341,7 @@ class _Length(NamedTuple):
     tokens: int
     cache: KVCache
     variant: int  # of RoPE
+    adapters: Adapters
     reach: int  # a power of two: no token sees more positions; 0 for few tokens
 
     @classmethod
@@ -343,7 +349,19 @@ class _Length(NamedTuple):
         tokens = len(item.tokens)
         is_cut = tokens > _LEAST_ROWS
         reach = 1 << (item.start + tokens - 1).bit_length() if is_cut else 0
-        return cls(tokens, item.cache, item.variant, reach)
+        return cls(tokens, item.cache, item.variant, item.adapters, reach)
+
+
+def _adapted(lengths: Sequence[_Length]) -> list[Adapted]:
+    """Return the rows that take adapters; items that follow each other may share a part."""
+    parts: list[Adapted] = []
+    first = 0
+    for adapters, items in groupby(lengths, lambda length: length.adapters):
+        last = first + sum(length.tokens for length in items)
+        if adapters:
+            parts.append(Adapted(slice(first, last), adapters))
+        first = last
+    return parts
 
 
 class _RecordedPass(NamedTuple):

@@ -15,7 +15,7 @@ from typing import NoReturn
 from ..errors import ClosedError
 from .arguments import whole_number
 from .batch import Batch, Pass
-from .decoder import FloatArray
+from .decoder import Adapters, FloatArray
 from .embedding import Embeddings, EmbedJob
 from .errors import CacheMemoryError, ModelError, PromptError, QueueFullError
 from .generate import Generation, Text
@@ -203,7 +203,8 @@ class Engine:
                 raise PromptError("found no texts, expected at least one to embed")
             running = _RunningEmbedding(embeddings, stream)
         else:
-            running = _Running(*_checked(self.model, job), stream)
+            adapters = self.model.chosen_adapters(job.adapter)
+            running = _Running(*_checked(self.model, job), adapters, stream)
         worker.submit(running, beyond_queue)
         return stream
 
@@ -270,9 +271,17 @@ class _Submitted:
 class _Running(_Submitted):
     """A job whose texts are generated, and what it still has to do."""
 
-    def __init__(self, job: Job, texts: list[Text], prompt_tokens: int, stream: JobStream) -> None:
+    def __init__(
+        self,
+        job: Job,
+        texts: list[Text],
+        prompt_tokens: int,
+        adapters: Adapters,
+        stream: JobStream,
+    ) -> None:
         super().__init__(prompt_tokens, stream)
         self.job = job
+        self.adapters = adapters
         self.texts = [_JobText(self, i, text) for i, text in enumerate(texts)]
         self.unfinished = set(self.texts)
 
@@ -294,6 +303,7 @@ class _JobText:
         self.index = index
         self.text = text
         self.ids = text.ids
+        self.adapters = job.adapters
         self.scored_from = 0 if job.job.prompt_logprobs is not None and index == 0 else None
         self.scores: list[Logprob | None] = [None]
         self.events: list[Event] = []

@@ -14,7 +14,7 @@ from rsr_formats.text import counted
 
 from .batch import Batch
 from .constraint import Constraint
-from .decoder import FloatArray
+from .decoder import Adapters, FloatArray
 from .errors import CacheMemoryError, ModelError, PromptError
 from .sampling import Sampler, Sampling
 from .session import Progress, Session, SessionPool
@@ -236,8 +236,10 @@ class Stream(Iterator[str]):
         until: StopCriteria,
         progress: Progress | None = None,
         speculation: Speculation | None = None,
+        adapters: Adapters = (),
     ) -> None:
         self._sessions = sessions
+        self._adapters = adapters
         self._session: Session | None = None
         self._progress = progress
         self._is_closed = False
@@ -270,7 +272,7 @@ class Stream(Iterator[str]):
     def _next(self) -> str:
         """Sample the next token and return the text that is new."""
         if self._session is None:
-            self._session = self._sessions.take(self._text.ids, self)
+            self._session = self._sessions.take(self._text.ids, self, self._adapters)
         is_first = self._text.count == 0
         start = perf_counter()
         try:
@@ -322,8 +324,9 @@ class _BatchText:
 
     scored_from, is_speculating = None, False
 
-    def __init__(self, text: Text) -> None:
+    def __init__(self, text: Text, adapters: Adapters) -> None:
         self._text = text
+        self.adapters = adapters
         self.ids = text.ids
         self.unread = len(text.ids)  # tokens of the prompt
 
@@ -349,6 +352,7 @@ def generate_all(
     prompts: Sequence[EncodedPrompt],
     tokenizer: Tokenizer,
     settings: Sequence[tuple[Sampling, StopCriteria]],
+    adapters: Sequence[Adapters],
     progress: Progress | None = None,
 ) -> list[Generation]:
     """Generate a text for each prompt, side by side in an empty batch.
@@ -357,8 +361,8 @@ def generate_all(
     """
     start = perf_counter()
     texts = [Text(prompt, tokenizer, *own) for prompt, own in zip(prompts, settings, strict=True)]
-    for text in texts:
-        batch.add(_BatchText(text))
+    for text, own in zip(texts, adapters, strict=True):
+        batch.add(_BatchText(text, own))
     total, read = sum(len(text.ids) for text in texts), 0
     prompt_seconds = 0.0
     if progress is not None and texts:

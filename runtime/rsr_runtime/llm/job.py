@@ -35,6 +35,7 @@ class Job:
         constraint: makes a `Constraint` for each text.
         speculate: "ngram" or "off", see `LanguageModel.stream`. Tokens are drafted while no other
             text is computed.
+        adapter: which adapters the texts take, see `LanguageModel.stream`.
     """
 
     prompt: str | Sequence[int]
@@ -47,6 +48,7 @@ class Job:
     shown_special: frozenset[int] = frozenset()
     constraint: Callable[[], Constraint] | None = None
     speculate: Literal["ngram", "off"] = "off"
+    adapter: str | Sequence[str] | None = None
 
 
 @dataclass(frozen=True)

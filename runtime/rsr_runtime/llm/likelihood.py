@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .batch import Batch
-from .decoder import FloatArray
+from .decoder import Adapters, FloatArray
 from .errors import CacheMemoryError, ModelError
 from .logprobs import log_normalizer
 from .session import Progress, Session
@@ -58,7 +58,10 @@ class _Input:
 
     is_speculating = False
 
-    def __init__(self, ids: Sequence[int], continuations: list[_Continuation]) -> None:
+    def __init__(
+        self, ids: Sequence[int], continuations: list[_Continuation], adapters: Adapters
+    ) -> None:
+        self.adapters = adapters
         self.ids = list(ids)
         self.continuations = continuations
         self.scored_from: int | None = min(one.start for one in continuations) - 1
@@ -81,6 +84,7 @@ def log_likelihoods(
     batch: Batch[_Input],
     requests: Sequence[tuple[list[int], list[int]]],
     progress: Progress | None = None,
+    adapters: Adapters = (),
 ) -> list[LogLikelihood]:
     """Return the log-likelihood of each continuation.
 
@@ -88,6 +92,7 @@ def log_likelihoods(
         batch: without texts.
         requests: context and continuation, both with at least one token.
         progress: called with the number of requests that are done, and the number of all.
+        adapters: that all take.
 
     Raises:
         CacheMemoryError: there is not enough memory.
@@ -98,7 +103,7 @@ def log_likelihoods(
     for (context, tokens), one in zip(requests, every, strict=True):
         inputs.setdefault((*context, *tokens[:-1]), []).append(one)
     for ids in sorted(inputs):
-        batch.add(_Input(ids, inputs[ids]))
+        batch.add(_Input(ids, inputs[ids], adapters))
     done = 0
     for finished in _run(batch):
         done += len(finished.continuations)

@@ -9,8 +9,8 @@ quantized once for all layers that take it in the same form.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -52,6 +52,20 @@ class Form(NamedTuple):
     group_columns: int | None  # that are quantized together; 0: all of a row; None: none, float32
 
 
+class LowRank(NamedTuple):
+    """What an adapter adds to a linear layer: B (A x), of the input before its norm, in float32."""
+
+    a: FloatArray  # (rank, in_features)
+    b: FloatArray  # (out_features / 16 rounded up, rank, 16): tiles of rows of B, zero-padded
+
+
+class Adapted(NamedTuple):
+    """Rows of a pass that take the same adapters."""
+
+    rows: slice
+    adapters: Sequence[str]  # names; their products are added up
+
+
 @dataclass(frozen=True)
 class Linear:
     """A linear layer: y = x W^T + bias, where a layer with a norm first applies RMS norm to x."""
@@ -64,6 +78,7 @@ class Linear:
     norm_eps: float = 0.0
     row_scale: FloatArray | None = None  # (out_features,), of a dense int8 weight
     share: Fraction = Fraction(1)  # of the tokens that take it
+    adapters: Mapping[str, LowRank] = field(default_factory=dict)  # by name
 
     @property
     def group_columns(self) -> int | None:
@@ -158,8 +173,8 @@ class LinearGroup:
         # with a norm read, too.
         plain = [form for form in self._forms if form.rotation is None]
         self._first = next((form for form in plain if form.group_columns is not None), _FLOATS)
-        has_norms = any(layer.norm is not None for layer in layers)
-        self._takes_floats = has_norms or any(form != self._first for form in self._forms)
+        reads_floats = any(layer.norm is not None or layer.adapters for layer in layers)
+        self._takes_floats = reads_floats or any(form != self._first for form in self._forms)
         self._takes_floats = self._takes_floats or self._first == _FLOATS
 
     def inputs(self, rows: int) -> QuantizedInputs:
@@ -193,13 +208,16 @@ class LinearGroup:
                 _convert(program, phase, x.for_floats(), form, inputs[form])
         return inputs
 
-    def record(self, program: _native.Program, phase: int, rows: int) -> list[FloatArray]:
+    def record(
+        self, program: _native.Program, phase: int, rows: int, adapted: Sequence[Adapted] = ()
+    ) -> list[FloatArray]:
         """Add the products with `inputs(rows)` to a program.
 
         Args:
             program: the program.
             phase: the phase their time counts as.
             rows: number of rows.
+            adapted: which of them take adapters.
 
         Returns:
             A buffer for each layer, (rows, out_features), which later products overwrite.
@@ -231,7 +249,35 @@ class LinearGroup:
                 recorder.single(layer, inputs[form], to)
             if layer.bias is not None:
                 program.call(phase, np.add, to, layer.bias, to)
+        for part in adapted:
+            for adapter in part.adapters:
+                self._adapt(program, phase, adapter, x, y, part.rows)
         return y
+
+    def _adapt(
+        self,
+        program: _native.Program,
+        phase: int,
+        adapter: str,
+        x: QuantizedInputs,
+        y: Sequence[FloatArray],
+        rows: slice,
+    ) -> None:
+        """Add what an adapter adds to some rows of the outputs y."""
+        layers = zip(self._layers, y, strict=True)
+        found = [(one.adapters[adapter], to) for one, to in layers if adapter in one.adapters]
+        if found:
+            products, outputs = zip(*found, strict=True)
+            floats = x.for_floats()[rows]
+            size = len(floats) * sum(len(product.a) for product in products)
+            program.add_low_rank(
+                phase,
+                floats,
+                [product.a for product in products],
+                [product.b for product in products],
+                self._workspace.take("low rank", size),
+                [to[rows] for to in outputs],
+            )
 
 
 def _convert(

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats import __version__
-from rsr_formats.text import counted, listed
+from rsr_formats.text import counted, listed, quoted, shown
 
 from ..cpu import cpu_info
 from ..errors import OptionError
@@ -22,6 +22,7 @@ from ..matrix import Matrix
 from ..model import Model
 from ..model import load as load_tensors
 from . import perplexity
+from .adapters.adapter import attached, named_paths
 from .arguments import (
     check_vocabulary,
     checked_sampling,
@@ -33,7 +34,7 @@ from .arguments import (
 )
 from .batch import Batch
 from .config import Config, read_config
-from .decoder import LOGIT_ROWS, Decoder
+from .decoder import LOGIT_ROWS, Adapters, Decoder
 from .embedding import EmbeddingPasses, Embeddings, EmbedJob
 from .embedding_inputs import EmbeddingInputs
 from .end_of_turn import end_of_turn_tokens
@@ -67,6 +68,8 @@ _MAX_LISTED = 5  # texts that a warning names
 # What a further row of a pass costs, in passes of one row, where speculation must not measure it.
 _ASSUMED_COST = 0.6
 
+AdapterChoice = str | Sequence[str] | None
+AdapterPaths = Sequence[str | os.PathLike[str]] | Mapping[str, str | os.PathLike[str]]
 Prompt = str | Sequence[int] | npt.NDArray[np.integer]  # or tokens as an array of another library
 
 
@@ -90,10 +93,16 @@ class LanguageModel:
     Attributes:
         config: the model's settings.
         context: number of positions for prompt and text.
+        adapters: names of the LoRA adapters, in the order in which they were given.
     """
 
     def __init__(
-        self, model: Model, context: int | None, kv: str, activations: str = "trained"
+        self,
+        model: Model,
+        context: int | None,
+        kv: str,
+        activations: str = "trained",
+        adapters: AdapterPaths = (),
     ) -> None:
         if activations not in ("trained", "float32", "int8-group"):
             raise OptionError(
@@ -104,7 +113,10 @@ class LanguageModel:
         self.context = self._checked_context(context)
         self._kv = kv
         self._activations = activations
+        self._adapter_paths = named_paths(adapters)
         weights = collect(model, self.config, activations)
+        weights, self._adapters = attached(weights, self._adapter_paths)
+        self.adapters = tuple(self._adapter_paths)
         self._decoder = Decoder(self.config, weights, self.context)
         timer = self._decoder.phase_timer
         # Experts stay mapped: moving all takes as long as it would for a dense model of their size,
@@ -138,6 +150,22 @@ class LanguageModel:
         """Raise NoHeadError if the model has no output head: it embeds texts only."""
         if self.weights.lm_head is None:
             raise NoHeadError(NO_HEAD)
+
+    def chosen_adapters(self, adapter: AdapterChoice) -> Adapters:
+        """Return names of adapters, each once and in the order of `adapters`.
+
+        Args:
+            adapter: a name, or several; None: none.
+
+        Raises:
+            OptionError: one is not the name of an adapter.
+        """
+        names = () if adapter is None else (adapter,) if isinstance(adapter, str) else adapter
+        known = self.adapters
+        if isinstance(names, Sequence) and all(name in known for name in names):
+            return tuple(name for name in known if name in names)
+        expected = quoted(known) if known else "none: the model was loaded without adapters"
+        raise OptionError(f"adapter: found {shown(adapter)}, expected {expected}")
 
     def new_session(self) -> Session:
         """Return an empty sequence with its own KV cache.
@@ -261,18 +289,24 @@ class LanguageModel:
         """
         stored = None
         if cache_dir is not None:
-            stored = PrefixCache(cache_dir, self._cache_key(), self.context)
+            stored = PrefixCache(cache_dir, self._cache_keys(), self.context)
         return Batch(
             self._decoder, self.new_session, slots, kept, longest_pass, longest_alone, stored
         )
 
-    def _cache_key(self) -> bytes:
-        """Return a hash of all that keys and values depend on besides tokens.
+    def _cache_keys(self) -> dict[Adapters, bytes]:
+        """Return, without adapters, for each and for all, a hash of what keys and values depend on.
 
         Instruction sets may differ in the last bits of floats.
         """
         settings = self.context, self._kv, self._activations, cpu_info()["isa"], __version__
-        return hashlib.sha256(self._model.digest + repr(settings).encode()).digest()
+        base = hashlib.sha256(self._model.digest + repr(settings).encode()).digest()
+        keys: dict[Adapters, bytes] = {(): base}
+        for some in (*([one] for one in self._adapters), self._adapters):
+            if some:
+                digests = b"".join(one.digest for one in some)
+                keys[tuple(one.name for one in some)] = hashlib.sha256(base + digests).digest()
+        return keys
 
     def new_embedding_passes(self, most: int) -> EmbeddingPasses:
         """Return what computes the texts of `Embeddings`, without any.
@@ -349,6 +383,7 @@ class LanguageModel:
         stop: Sequence[str] = (),
         progress: Progress | None = None,
         speculate: Literal["ngram", "off"] = "off",
+        adapter: AdapterChoice = None,
     ) -> Stream:
         """Return the text that continues `prompt`, piece by piece.
 
@@ -371,17 +406,20 @@ class LanguageModel:
                 compute several tokens in one pass where that pays. The text of a BitNet is the same
                 with and without it; with float32 activations, the last bits of a logit depend on
                 the number of tokens in a pass.
+            adapter: which of `adapters` the text takes, a name or several names; None: none.
 
         Raises:
             PromptError: as for `encode`, the prompt is longer than a `max_length` in the settings
                 allows, or a stop string is empty.
-            OptionError: max_tokens is below 1, speculate has another value, or a setting names a
-                token that the model lacks.
+            OptionError: max_tokens is below 1, speculate has another value, a setting names a
+                token that the model lacks, or `adapter` an adapter that it lacks.
             ModelError: a setting in generation_config.json is invalid.
         """
         tokens, settings = self._prompt(prompt), self._settings(max_tokens, sampling, stop)
-        speculation = self.new_speculation(speculate)
-        return Stream(self._sessions, tokens, self.tokenizer, *settings, progress, speculation)
+        speculation, adapters = self.new_speculation(speculate), self.chosen_adapters(adapter)
+        return Stream(
+            self._sessions, tokens, self.tokenizer, *settings, progress, speculation, adapters
+        )
 
     def generate(
         self,
@@ -391,10 +429,16 @@ class LanguageModel:
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
         speculate: Literal["ngram", "off"] = "off",
+        adapter: AdapterChoice = None,
     ) -> Generation:
         """Return the text that continues `prompt`, as a whole; options as for `stream`."""
         stream = self.stream(
-            prompt, max_tokens=max_tokens, sampling=sampling, stop=stop, speculate=speculate
+            prompt,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            stop=stop,
+            speculate=speculate,
+            adapter=adapter,
         )
         for _ in stream:
             pass
@@ -408,17 +452,18 @@ class LanguageModel:
         sampling: Sampling | Sequence[Sampling] | None = None,
         stop: Sequence[str] = (),
         progress: Progress | None = None,
+        adapter: str | Sequence[AdapterChoice] | None = None,
     ) -> list[Generation]:
         """Return a text for each prompt, computed side by side; options as for `stream`.
 
         Each prompt has its own KV cache, and each step reads the weights once for all prompts. With
         a seed, each text is the one that its prompt would yield alone. `sampling` may be a list
-        with the settings of each prompt.
+        with the settings of each prompt, and `adapter` one with what each takes.
 
         Raises:
             PromptError: as for `encode`, or `prompts` is a single text.
-            OptionError: as for `stream`, there is not enough memory for the caches, or the list of
-                settings has another length.
+            OptionError: as for `stream`, there is not enough memory for the caches, or a list of
+                settings or adapters has another length.
             ModelError: as for `stream`.
         """
         tokens = [self._prompt(prompt) for prompt in prompt_list(prompts)]
@@ -431,9 +476,18 @@ class LanguageModel:
             settings = [self._settings(max_tokens, one, stop) for one in sampling]
         else:
             settings = [self._settings(max_tokens, sampling, stop)] * len(tokens)
+        of_each = (
+            [adapter] * len(tokens) if adapter is None or isinstance(adapter, str) else adapter
+        )
+        if len(of_each) != len(tokens):
+            raise OptionError(
+                f"adapter: found those of {counted(len(of_each), 'prompt')}, expected "
+                f"{len(tokens):,}: one for each prompt"
+            )
+        adapters = [self.chosen_adapters(one) for one in of_each]
         batch = self.new_batch(LOGIT_ROWS)
         try:
-            return generate_all(batch, tokens, self.tokenizer, settings, progress)
+            return generate_all(batch, tokens, self.tokenizer, settings, adapters, progress)
         finally:
             for session in batch.sessions:
                 self._decoder.forget(session.cache)
@@ -476,19 +530,23 @@ class LanguageModel:
             if self._decoder.is_closed and self._template is not None:  # meanwhile
                 self._template.close()
 
-    def next_logits(self, tokens: Prompt) -> npt.NDArray[np.float32]:
+    def next_logits(
+        self, tokens: Prompt, *, adapter: AdapterChoice = None
+    ) -> npt.NDArray[np.float32]:
         """Return the logits of the token after `tokens`, float32 (vocab_size,).
 
-        The prefix that `tokens` shares with a previous call is not computed again.
+        The prefix that `tokens` shares with a previous call is not computed again. `adapter` is as
+        for `stream`.
 
         Raises:
             PromptError: `tokens` is empty, has a token outside the vocabulary, or does not fit the
                 context.
+            OptionError: the model lacks an adapter.
             ClosedError: the model was closed.
         """
         self.check_generates()
         tokens = self._tokens(tokens)
-        with self._sessions.taken(tokens) as session:
+        with self._sessions.taken(tokens, self.chosen_adapters(adapter)) as session:
             return session.follow(tokens)
 
     def embed(
@@ -570,17 +628,17 @@ class LanguageModel:
         with self._sessions.taken([]) as session:
             return views + session.cache.arrays_at(positions)
 
-    def logits(self, tokens: Prompt) -> npt.NDArray[np.float32]:
+    def logits(self, tokens: Prompt, *, adapter: AdapterChoice = None) -> npt.NDArray[np.float32]:
         """Return the logits after each of `tokens`, float32 (len(tokens), vocab_size).
 
         Raises:
-            PromptError, ClosedError: as for `next_logits`.
+            PromptError, OptionError, ClosedError: as for `next_logits`.
         """
         self.check_generates()
         tokens = self._tokens(tokens)
         result = np.empty((len(tokens), self.config.vocab_size), np.float32)
         done = 0
-        with self._sessions.taken([]) as session:
+        with self._sessions.taken([], self.chosen_adapters(adapter)) as session:
             for logits in session.logits(tokens):
                 result[done : done + len(logits)] = logits
                 done += len(logits)
@@ -591,6 +649,7 @@ class LanguageModel:
         requests: Sequence[tuple[Sequence[int], Sequence[int]]],
         *,
         progress: Progress | None = None,
+        adapter: AdapterChoice = None,
     ) -> list[LogLikelihood]:
         """Return the log-likelihood of each continuation after its context.
 
@@ -600,15 +659,17 @@ class LanguageModel:
             requests: pairs of context and continuation, the tokens of each. The context predicts
                 the first token of the continuation, whose last token predicts nothing.
             progress: called with the number of requests that are done, and the number of all.
+            adapter: as for `stream`.
 
         Raises:
             PromptError: a context or continuation has no tokens, or one outside the vocabulary, or
                 both have more tokens than the context has positions, but for the last one.
-            OptionError: there is not enough memory.
+            OptionError: there is not enough memory, or the model lacks an adapter.
             ModelError: a logit is NaN or infinite.
             ClosedError: the model was closed.
         """
         self.check_generates()
+        adapters = self.chosen_adapters(adapter)
         pairs = [(token_ids(context), token_ids(tokens)) for context, tokens in requests]
         for number, (context, tokens) in enumerate(pairs):
             if not context or not tokens:
@@ -620,7 +681,7 @@ class LanguageModel:
         longest = max((len(context) + len(tokens) - 1 for context, tokens in pairs), default=1)
         batch = self._batch_of(longest)
         try:
-            return log_likelihoods(batch, pairs, progress)
+            return log_likelihoods(batch, pairs, progress, adapters)
         finally:
             for session in batch.sessions:
                 self._decoder.forget(session.cache)
@@ -640,6 +701,7 @@ class LanguageModel:
         text: str,
         window: int | None = None,
         progress: Progress | None = None,
+        adapter: AdapterChoice = None,
     ) -> perplexity.Perplexity:
         """Return the perplexity of a text.
 
@@ -647,10 +709,11 @@ class LanguageModel:
             text: of any length. It is cut into windows that are predicted one after the other.
             window: maximum tokens that a prediction sees; None: 512, or the context if smaller.
             progress: called with the number of tokens predicted so far and the number of all.
+            adapter: as for `stream`.
 
         Raises:
             PromptError: the text has fewer than two tokens, or one outside the vocabulary.
-            OptionError: the window is not 1 to the context.
+            OptionError: the window is not 1 to the context, or the model lacks an adapter.
             ModelError: a logit is NaN or infinite.
             ClosedError: the model was closed.
         """
@@ -661,7 +724,7 @@ class LanguageModel:
         if len(tokens) < 2:
             raise PromptError(f"the text has {counted(len(tokens), 'token')}, expected at least 2")
         check_vocabulary(tokens, self.config.vocab_size)
-        with self._sessions.taken([]) as session:
+        with self._sessions.taken([], self.chosen_adapters(adapter)) as session:
             return perplexity.measure(session, tokens, window, progress)
 
     def _settings(
@@ -726,8 +789,9 @@ class LanguageModel:
             f"{c.num_hidden_layers} layers of {c.hidden_size}, context {self.context}>"
         )
 
-    def __reduce__(self) -> tuple[type[LanguageModel], tuple[Model, int, str, str]]:
-        return LanguageModel, (self._model, self.context, self._kv, self._activations)
+    def __reduce__(self) -> tuple[type[LanguageModel], tuple[Any, ...]]:
+        settings = self.context, self._kv, self._activations, self._adapter_paths
+        return LanguageModel, (self._model, *settings)
 
     def __enter__(self) -> LanguageModel:
         return self
@@ -753,6 +817,7 @@ def load(
     context: int | None = None,
     kv: Literal["float16", "float32", "int8"] = "float16",
     activations: Literal["trained", "float32", "int8-group"] = "trained",
+    adapters: AdapterPaths = (),
 ) -> LanguageModel:
     """Open a `.rsr` file of a whole model.
 
@@ -767,16 +832,21 @@ def load(
         activations: what layers with indexed weights take: "trained", what the model was trained
             with; "float32"; or "int8-group", int8 with a scale per token and group of columns (see
             `Matrix.linear`) where layers were not trained with int8. Other layers ignore it.
+        adapters: LoRA adapters of PEFT, directories with adapter_config.json and
+            adapter_model.safetensors, which are named like their directories; or a map of names to
+            directories. Each text chooses those that it takes, see `LanguageModel.stream`.
 
     Raises:
         ModelError: the file is not a language model that can be run; the message says why.
+        AdapterError: an adapter is damaged, of a kind that is not supported, or made for another
+            model.
         OptionError: `context` exceeds the model's limit, `memory`, `kv` or `activations` has
-            another value, or there is not enough memory.
+            another value, two adapters have the same name, or there is not enough memory.
         FormatError, IsaError, OSError: as for `rsr_runtime.load`.
     """
     model = load_tensors(path, memory=memory)
     try:
-        return LanguageModel(model, context, kv, activations)
+        return LanguageModel(model, context, kv, activations, adapters)
     except BaseException:
         model.close()
         raise

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from rsr_formats.atomic import atomic_file
 from rsr_formats.errors import RsrError
 
 from ..errors import OptionError
+from .decoder import Adapters
 from .session import Session, common_prefix
 
 MOST_BYTES = 8 << 30  # of the files in a folder
@@ -41,6 +42,7 @@ class _Entry:
     """A file of the folder."""
 
     path: Path
+    key: bytes
     tokens: list[int]
     variant: int  # of RoPE
     positions: list[int]  # where it can be taken up; none: anywhere
@@ -51,11 +53,11 @@ class _Entry:
             return shared
         return max((n for n in self.positions if n <= shared), default=0)
 
-    def head(self, key: bytes) -> bytes:
+    def head(self) -> bytes:
         """Return the beginning of the file, up to the arrays."""
         sizes = len(self.tokens), self.variant, len(self.positions)
         numbers = np.array([*self.tokens, *self.positions], "<u4")
-        return _HEADER.pack(_MAGIC, key, *sizes) + numbers.tobytes()
+        return _HEADER.pack(_MAGIC, self.key, *sizes) + numbers.tobytes()
 
 
 class _NeededError(Exception):
@@ -65,27 +67,30 @@ class _NeededError(Exception):
 def _begins(one: _Entry, other: _Entry) -> bool:
     """Return whether all that a session can take of an entry is in another one, too."""
     return (
-        one.variant == other.variant
+        (one.key, one.variant) == (other.key, other.variant)
         and one.tokens == other.tokens[: len(one.tokens)]
         and set(one.positions) <= set(other.positions)
     )
 
 
 class PrefixCache:
-    """The files of a folder that suit one model and its settings."""
+    """The files of a folder that suit one model, its settings and its adapters."""
 
-    def __init__(self, folder: str | os.PathLike[str], key: bytes, context: int) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], keys: Mapping[Adapters, bytes], context: int
+    ) -> None:
         """Read the headers of the folder's files.
 
         Args:
             folder: is created if it is missing, for this user alone: tokens can be read as text.
-            key: 32 bytes that stand for the model and its settings.
+            keys: 32 bytes that stand for the model, its settings and adapters, by these;
+                sequences with others are not saved.
             context: the most tokens of a sequence.
 
         Raises:
             OptionError: the folder cannot be created or read, or other users may write to it.
         """
-        self._folder, self._key, self._context = Path(folder), key, context
+        self._folder, self._keys, self._context = Path(folder), keys, context
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             _check_folder(self._folder)
@@ -97,22 +102,22 @@ class PrefixCache:
 
     def _read_header(self, path: Path) -> _Entry | None:
         with suppress(OSError), _opened(path) as file:
-            count, variant, positions = self._checked(file.read(_HEADER.size))
+            key, count, variant, positions = self._checked(file.read(_HEADER.size))
             room = os.fstat(file.fileno()).st_size - _HEADER.size - hashlib.sha256().digest_size
             every = count + positions
             if 0 < count <= self._context and positions <= count and 4 * every <= room:
                 numbers = np.frombuffer(file.read(4 * every), "<u4").tolist()
                 if len(numbers) == every and all(n <= count for n in numbers[count:]):
-                    return _Entry(path, numbers[:count], variant, numbers[count:])
+                    return _Entry(path, key, numbers[:count], variant, numbers[count:])
         return None
 
-    def _checked(self, header: bytes) -> tuple[int, int, int]:
-        """Return the numbers of the header, the first 0 if it is another model's."""
+    def _checked(self, header: bytes) -> tuple[bytes, int, int, int]:
+        """Return the key and the numbers of the header, the first 0 if it is another model's."""
         if len(header) != _HEADER.size:
-            return 0, 0, 0
-        magic, key, *numbers = _HEADER.unpack(header)
-        count, variant, positions = numbers
-        return (count, variant, positions) if (magic, key) == (_MAGIC, self._key) else (0, 0, 0)
+            return b"", 0, 0, 0
+        magic, key, count, variant, positions = _HEADER.unpack(header)
+        is_own = magic == _MAGIC and key in self._keys.values()
+        return (key, count, variant, positions) if is_own else (key, 0, 0, 0)
 
     def restore(self, session: Session, tokens: list[int], variant: int) -> None:
         """Give a session the longest beginning of `tokens` in a file, if it has less.
@@ -125,7 +130,7 @@ class PrefixCache:
         shared = [
             (entry.usable(min(common_prefix(entry.tokens, tokens), len(tokens) - 1)), entry)
             for entry in self._entries
-            if entry.variant == variant
+            if entry.variant == variant and entry.key == self._keys.get(session.adapters)
         ]
         count, entry = max(shared, key=lambda one: one[0], default=(0, None))
         if entry is None or count < len(session.tokens) + _LEAST:
@@ -144,7 +149,7 @@ class PrefixCache:
         if bool(entry.positions) != (session.cache.positions is not None):
             return False
         shapes, summed = session.cache.prefix(len(entry.tokens)), session.cache.summed(0)
-        head, of_position = entry.head(self._key), sum(array.nbytes for array in summed)
+        head, of_position = entry.head(), sum(array.nbytes for array in summed)
         expected = len(head) + sum(array.nbytes for array in shapes) + 32
         expected += of_position * len(entry.positions)
         with suppress(OSError), _opened(entry.path) as file:
@@ -198,10 +203,16 @@ class PrefixCache:
         self._drop_oldest()
 
     def _is_new(self, session: Session) -> bool:
-        count = len(session.tokens)
+        count, key = len(session.tokens), self._keys.get(session.adapters)
+        if key is None:
+            return False
         if session.cache.positions is not None and not _positions(session):
             return False  # its passes were interrupted
-        known = (common_prefix(entry.tokens, session.tokens) for entry in self._entries)
+        known = (
+            common_prefix(entry.tokens, session.tokens)
+            for entry in self._entries
+            if entry.key == key
+        )
         return count - max(known, default=0) >= _LEAST
 
     def _write(self, session: Session, is_needed: Callable[[], bool]) -> None:
@@ -212,8 +223,9 @@ class PrefixCache:
             OSError, RsrError: the file cannot be written.
         """
         tokens, positions = list(session.tokens), _positions(session)
-        entry = _Entry(self._folder, tokens, session.variant, positions)
-        head = entry.head(self._key)
+        key = self._keys[session.adapters]
+        entry = _Entry(self._folder, key, tokens, session.variant, positions)
+        head = entry.head()
         name = hashlib.sha256(head).hexdigest()[:32]
         path = self._folder / f"{name}{_SUFFIX}"
         digest = hashlib.sha256(head)

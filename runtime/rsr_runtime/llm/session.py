@@ -12,7 +12,7 @@ from typing import NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from .decoder import LOGIT_ROWS, MAX_ROWS, BatchItem, Decoder
+from .decoder import LOGIT_ROWS, MAX_ROWS, Adapters, BatchItem, Decoder
 from .errors import ModelError
 from .kv_cache import KVCache
 
@@ -36,6 +36,7 @@ class Session:
         self.cache = cache
         self.tokens: list[int] = []  # tokens whose keys and values are in the cache
         self.variant = 0  # of RoPE, with which the keys were computed
+        self.adapters: Adapters = ()  # with which keys and values were computed
         self.last_pass = 0, 0.0  # of `follow` or `verify`: tokens, and seconds without waiting
 
     def __repr__(self) -> str:
@@ -105,6 +106,12 @@ class Session:
         yield
         self.last_pass = len(self.tokens) - before, perf_counter() - start
 
+    def use(self, adapters: Adapters) -> None:
+        """Compute what follows with these adapters; forget all tokens if they were others."""
+        if adapters != self.adapters:
+            self.clear()
+            self.adapters = adapters
+
     def clear(self) -> None:
         """Forget all tokens."""
         self._truncate(0)
@@ -167,7 +174,7 @@ class Session:
     def _extend(self, tokens: list[int]) -> FloatArray:
         """Append tokens in one pass, and return their hidden states, a buffer."""
         hidden = self._decoder.hidden(
-            [BatchItem(tokens, self.cache, len(self.tokens), self.variant)]
+            [BatchItem(tokens, self.cache, len(self.tokens), self.variant, self.adapters)]
         )
         self.append(tokens)
         return hidden
@@ -183,7 +190,11 @@ class Session:
         All are of one decoder. The copy saves the passes over these tokens.
         """
         variant = self._decoder.rope_variant(len(tokens))
-        shared = {one: one.common(tokens) for one in (self, *others) if one.variant == variant}
+        shared = {
+            one: one.common(tokens)
+            for one in (self, *others)
+            if one.variant == variant and one.adapters == self.adapters
+        }
         best = max(shared, key=lambda one: shared[one], default=self)
         if best is not self and shared[best] > shared.get(self, 0):
             self._truncate(0)
@@ -240,12 +251,13 @@ class SessionPool:
         # No finalizer gives a session back: Ctrl-C within one would be ignored.
         self._holders: dict[Session, weakref.ref[object]] = {}
 
-    def take(self, tokens: list[int], holder: object = None) -> Session:
+    def take(self, tokens: list[int], holder: object = None, adapters: Adapters = ()) -> Session:
         """Return the idle session that shares the longest prefix with `tokens`, or a new one.
 
         Args:
             tokens: what will follow.
             holder: if this object ends, the session counts as given back.
+            adapters: that the sequence takes.
 
         Raises:
             OptionError: there is not enough memory for a new one.
@@ -253,11 +265,12 @@ class SessionPool:
         self._take_back()
         session = None
         while session is None and (idle := list(self._idle)):
-            best = max(idle, key=lambda one: one.common(tokens))
+            best = max(idle, key=lambda one: one.common(tokens) if one.adapters == adapters else -1)
             with suppress(ValueError):  # another thread was faster
                 self._idle.remove(best)
                 session = best
         session = session or self._create()
+        session.use(adapters)
         if holder is not None:
             self._holders[session] = weakref.ref(holder)
         return session
@@ -282,9 +295,9 @@ class SessionPool:
                 self._decoder.forget(self._idle.popleft().cache)
 
     @contextmanager
-    def taken(self, tokens: list[int]) -> Iterator[Session]:
+    def taken(self, tokens: list[int], adapters: Adapters = ()) -> Iterator[Session]:
         """Take a session for the block."""
-        session = self.take(tokens)
+        session = self.take(tokens, adapters=adapters)
         try:
             yield session
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .decoder import Adapters
 from .errors import CacheMemoryError
 from .session import Session
 
@@ -30,27 +31,28 @@ class Slots:
         """All sessions."""
         return self._used + self._idle
 
-    def take(self, tokens: list[int]) -> Session:
+    def take(self, tokens: list[int], adapters: Adapters) -> Session:
         """Return a session for a sequence that begins with `tokens`, a prompt.
 
-        It holds as many of them as any session does, but the last one.
+        It holds as many of them as any session with the same adapters does, but the last one.
 
         Raises:
             CacheMemoryError: there is not enough memory for a new session, and none is idle.
         """
-        session = self._continued(tokens) or self._free()
+        session = self._continued(tokens, adapters) or self._free()
+        session.use(adapters)
         session.adopt(self.sessions, tokens)
         self._used.append(session)
         self._prompts[session] = len(tokens)
         return session
 
-    def _continued(self, tokens: list[int]) -> Session | None:
+    def _continued(self, tokens: list[int], adapters: Adapters) -> Session | None:
         """Return the idle session whose prompt is the beginning of this one.
 
         This is the next turn of a conversation, or the same one again. A prompt that branches off
         earlier gets a copy instead, because the session's own conversation may go on.
         """
-        shared = {one: one.common(tokens) for one in self._idle}
+        shared = {one: one.common(tokens) for one in self._idle if one.adapters == adapters}
         best = max(shared, key=lambda one: shared[one], default=None)
         if best is None or not shared[best]:
             return None

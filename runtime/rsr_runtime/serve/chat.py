@@ -70,11 +70,12 @@ async def chat_chunks(
         OptionError: the request is refused.
     """
     _check(request)
+    adapter = server.adapter_of(request.model)
     tally = Tally()
     count = request.n or 1
     chunk = partial(
         ChatChunk, id=f"chatcmpl-{secrets.token_hex(12)}", created=int(time.time()),
-        model=server.name, system_fingerprint=server.fingerprint,
+        model=adapter or server.name, system_fingerprint=server.fingerprint,
     )  # fmt: skip
     async with Jobs(server, "messages") as jobs:
         plans: list[AnswerPlan] = []
@@ -210,6 +211,7 @@ def _job(server: Server, request: ChatRequest) -> tuple[Job, AnswerPlan]:
         shown_special=plan.shown_special,
         constraint=plan.constraint,
         speculate=server.speculate,
+        adapter=server.adapter_of(request.model),
     )
     return job, plan
 

@@ -56,12 +56,12 @@ async def completion_chunks(
         ApiError: the request is refused, then before the first chunk, or it failed.
         OptionError: the request is refused.
     """
-    prompts = _checked(request)
+    prompts, adapter = _checked(request), server.adapter_of(request.model)
     tally, count = Tally(), request.n or 1
     total = count * len(prompts)
     chunk = partial(
         Completion, id=f"cmpl-{secrets.token_hex(12)}", created=int(time.time()),
-        model=server.name, system_fingerprint=server.fingerprint,
+        model=adapter or server.name, system_fingerprint=server.fingerprint,
     )  # fmt: skip
     async with Jobs(server, "prompt") as jobs:
         await jobs.submit(lambda: [_job(server, request, prompt) for prompt in prompts])
@@ -157,6 +157,7 @@ def _job(server: Server, request: CompletionRequest, prompt: Prompt) -> Job:
         prompt_logprobs=request.logprobs if request.echo else None,
         constraint=found and server.grammars.constraint(found[0], prompt, frozenset(), found[1]),
         speculate=server.speculate,
+        adapter=server.adapter_of(request.model),
     )
 
 

@@ -27,6 +27,8 @@ async def embed(server: Server, request: EmbeddingRequest, receive: Receive) -> 
     Raises:
         ApiError: the request is refused, or it failed.
     """
+    if server.adapter_of(request.model) is not None:
+        raise refused("model", f"adapters do not embed, expected {server.name!r}")
     inputs = _inputs(request)
     try:
         is_asked = server.model.embedding is None and server.embeddings

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rsr_formats.errors import RsrError
+from rsr_formats.text import quoted
 
 from ..errors import ClosedError, OptionError
 from ..llm.errors import (
@@ -80,6 +81,12 @@ class ApiError(RsrError):
 def refused(param: str, message: str, code: str | None = None) -> ApiError:
     """Return the error for a field of a request: `message` follows its name."""
     return ApiError(400, f"{param}: {message}", param=param, code=code)
+
+
+def unknown_model(name: str, known: Sequence[str]) -> ApiError:
+    """Return the error for a name that no model has."""
+    message = f"found no model {name[:100]!r}, expected {quoted(known)}"
+    return ApiError(404, message, param="model", code="model_not_found")
 
 
 def api_error(error: BaseException) -> ApiError:

@@ -93,7 +93,8 @@ async def message(server: Server, request: MessagesRequest, receive: Receive) ->
     chat.temperature = request.temperature
     chat.top_p = request.top_p
     chat.top_k = request.top_k
-    writer = _Writer(server.name)
+    chat.model = request.model
+    writer = _Writer(server.adapter_of(request.model) or server.name)
     events = translated(chat_chunks(server, chat), writer.push)
     if not request.stream:
         await unless_gone(receive, collected(events))

@@ -91,8 +91,10 @@ def error_body(error: ApiError) -> Mapping[str, Any]:
 async def respond(server: Server, request: ResponsesRequest, receive: Receive) -> Any:
     """Answer a request."""
     _check(request)
-    writer = _Writer(request, server.name)
-    events = translated(chat_chunks(server, chat_request(request)), writer.push)
+    chat = chat_request(request)
+    chat.model = request.model
+    writer = _Writer(request, server.adapter_of(request.model) or server.name)
+    events = translated(chat_chunks(server, chat), writer.push)
     if not request.stream:
         await unless_gone(receive, collected(events))
         return writer.response()

@@ -38,7 +38,7 @@ def serve(
     The log goes to the logger "rsr_runtime.serve", without the text of requests.
 
     Args:
-        model: the model.
+        model: the model. Requests choose its adapters by naming them as their model.
         name: the model's name in responses.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
@@ -56,7 +56,7 @@ def serve(
 
     Raises:
         OptionError: a package of the extra `serve` is missing, the address cannot be used or needs
-            a key, or an origin is not one.
+            a key, an origin is not one, or an adapter has the model's name.
         ModelError: the model generates no text, and its files do not let it embed either.
     """
     for package in _PACKAGES:
@@ -68,6 +68,11 @@ def serve(
     from .listen import bind, check_access, http_server
     from .server import Server
 
+    if name in model.adapters:
+        raise OptionError(
+            f"an adapter has the name of the model, {name!r}: give it another one (rsrc: --lora "
+            "NAME=DIR)"
+        )
     for origin in origins:
         _check_origin(origin)
     access = Access(host, api_keys, origins)

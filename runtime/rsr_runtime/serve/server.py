@@ -13,7 +13,7 @@ from ..llm.errors import PromptError, TemplateError
 from ..llm.model import ChatPrompt, LanguageModel
 from .answer import Answers
 from .conversation import template_messages, template_variables
-from .errors import prompt_error
+from .errors import prompt_error, unknown_model
 from .grammar import Grammars
 from .mailbox import Mailbox
 from .metrics import Metrics
@@ -56,6 +56,25 @@ class Server:
         self.token_texts = TokenTexts(self.model.tokenizer)
         self.grammars = Grammars(self.model, self.token_texts)
         self.answers = Answers(self.model, self.grammars)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What requests may name as their model: the model itself, then its adapters."""
+        return (self.name, *self.model.adapters)
+
+    def adapter_of(self, asked: str | None) -> str | None:
+        """Return the adapter that a request names as its model; None: the model alone.
+
+        Without adapters there is one model, whatever clients call it.
+
+        Raises:
+            ApiError: there are adapters, and it names neither one of them nor the model.
+        """
+        if asked is None or asked == self.name or not self.model.adapters:
+            return None
+        if asked not in self.model.adapters:
+            raise unknown_model(asked, self.names)
+        return asked
 
     def chat_prompt(
         self,

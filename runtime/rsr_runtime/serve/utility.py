@@ -10,30 +10,32 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive
 
 from .endpoint import error_response, json_response
-from .errors import ApiError, refused, shutting_down
+from .errors import ApiError, refused, shutting_down, unknown_model
 from .schema import DetokenizeRequest, Json, TokenizeRequest
 from .server import Server
 
 
 async def models(request: Request) -> Response:
-    """Return the list of models: the one that is served."""
-    return json_response({"object": "list", "data": [_model(request.app.state.server)]})
+    """Return the list of models: the one that is served, then those that are its adapters."""
+    server: Server = request.app.state.server
+    return json_response({"object": "list", "data": [_model(server, n) for n in server.names]})
 
 
 async def model(request: Request) -> Response:
     """Return a model by its id."""
     server: Server = request.app.state.server
     name = request.path_params["id"]
-    if name != server.name:
-        message = f"found no model {name[:100]!r}, expected {server.name!r}"
-        return error_response(ApiError(404, message, param="model", code="model_not_found"))
-    return json_response(_model(server))
+    if name not in server.names:
+        return error_response(unknown_model(name, server.names))
+    return json_response(_model(server, name))
 
 
-def _model(server: Server) -> Json:
+def _model(server: Server, name: str) -> Json:
     config = server.model.config
+    of_an_adapter = {} if name == server.name else {"parent": server.name}
     return {
-        "id": server.name, "object": "model", "created": server.created, "owned_by": "rsr",
+        "id": name, "object": "model", "created": server.created, "owned_by": "rsr",
+        **of_an_adapter,
         "max_model_len": server.model.context,
         "meta": {
             "n_ctx": server.model.context, "n_ctx_train": config.max_position_embeddings,

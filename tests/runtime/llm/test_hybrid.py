@@ -309,7 +309,7 @@ def test_a_state_that_is_read_in_part_is_not_kept(
     (path,) = tmp_path.iterdir()
     key = path.read_bytes()[8:40]
     for is_short in (True, False):
-        cache = prefix_cache.PrefixCache(tmp_path, key, model.context)
+        cache = prefix_cache.PrefixCache(tmp_path, {(): key}, model.context)
         cache.restore(session, tokens, 0)
         assert bool(session.tokens) != is_short
         assert any(array.any() for array in session.cache.summed(len(session.tokens))) != is_short

@@ -234,6 +234,7 @@ int main(int count, char** arguments) {
   harness::check_delta_net(harness);
   harness::check_dense(harness);
   harness::check_hadamard(harness);
+  harness::check_low_rank(harness);
   harness::check_probe(harness);
   std::printf("fastest set: %s\n", isas.front().c_str());
   const bool passed = harness.report();

@@ -195,6 +195,7 @@ void check_decoder(Harness& harness);
 void check_delta_net(Harness& harness);
 void check_dense(Harness& harness);
 void check_hadamard(Harness& harness);
+void check_low_rank(Harness& harness);
 void check_probe(Harness& harness);
 void check_products();  // through the drivers, on several threads; throws
 

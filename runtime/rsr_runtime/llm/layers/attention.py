@@ -138,7 +138,7 @@ class Attention(Mixer):
     def record(self, current: Pass) -> FloatArray:
         """Add the projections, attention of all items, and the output projection."""
         c, program, workspace = self._place.config, current.program, self._place.workspace
-        outputs = self._qkv_proj.record(program, PRODUCTS, current.rows)
+        outputs = self._qkv_proj.record(program, PRODUCTS, current.rows, current.adapted)
         if self._is_fused:
             outputs = split(program, workspace, outputs[0], self._widths)
         q, k, v = outputs
@@ -156,7 +156,7 @@ class Attention(Mixer):
         else:
             eps = c.rms_norm_eps
             program.gated(REST, gate, attended, "sigmoid", self._sub_norm, eps, *o)
-        return self._o_proj.record(program, PRODUCTS, current.rows)[0]
+        return self._o_proj.record(program, PRODUCTS, current.rows, current.adapted)[0]
 
     def _attend(
         self, current: Pass, q: FloatArray, k: FloatArray, v: FloatArray, attended: FloatArray

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -91,6 +91,15 @@ class LayerTensors:
     def norm(self, name: str | None) -> FloatArray | None:
         """Return the weights of a module's RMS norm; None if `name` is None."""
         return None if name is None else self.floats(f"{name}.weight")
+
+    def changed(self, change: Callable[[Linear], Linear]) -> LayerTensors:
+        """Return the tensors with other linear layers, which `change` makes of these."""
+        return LayerTensors(
+            {
+                name: change(one) if isinstance(one, Linear) else one
+                for name, one in self._found.items()
+            }
+        )
 
     @property
     def all_linear(self) -> list[Linear]:

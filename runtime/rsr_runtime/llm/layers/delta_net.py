@@ -94,7 +94,7 @@ class DeltaNet(Mixer):
         """Add projections, the net itself item by item, and the gated norm of what it returns."""
         c, s, program = self._place.config, _sizes(self._place.config), current.program
         take, number = self._place.workspace.take, self._place.number
-        qkv, z, b, a = self._inputs.record(program, PRODUCTS, current.rows)
+        qkv, z, b, a = self._inputs.record(program, PRODUCTS, current.rows, current.adapted)
         mixed = take("attended", current.rows, s.values_width)
         convolved = take("convolved", current.rows, s.channels)
         states = [self._native_state(item.states[number]) for item in current.items]
@@ -110,7 +110,7 @@ class DeltaNet(Mixer):
             )
         o = self._output.inputs(current.rows)
         program.norm_gated(REST, mixed, z, self._norm, c.rms_norm_eps, *o)
-        return self._output.record(program, PRODUCTS, current.rows)[0]
+        return self._output.record(program, PRODUCTS, current.rows, current.adapted)[0]
 
     @staticmethod
     def _native_state(state: LayerState) -> _native.DeltaState:

@@ -45,10 +45,10 @@ class Mlp(Sublayer):
     def record(self, current: Pass) -> FloatArray:
         """Add the three projections and the activation."""
         c, program = self._config, current.program
-        outputs = self._gate_up_proj.record(program, PRODUCTS, current.rows)
+        outputs = self._gate_up_proj.record(program, PRODUCTS, current.rows, current.adapted)
         if self._is_fused:
             outputs = split(program, self._workspace, outputs[0], (c.intermediate_size,) * 2)
         gate, up = outputs
         down = self._down_proj.inputs(current.rows)
         program.gated(REST, gate, up, c.hidden_act, self._sub_norm, c.rms_norm_eps, *down)
-        return self._down_proj.record(program, PRODUCTS, current.rows)[0]
+        return self._down_proj.record(program, PRODUCTS, current.rows, current.adapted)[0]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ... import _native
 from ..config import Config
 from ..layer_settings import LayerSettings
-from ..linear import QuantizedInputs, Workspace
+from ..linear import Adapted, QuantizedInputs, Workspace
 from .declared import Declared, LayerTensors
 from .state import LayerState
 
@@ -47,12 +47,14 @@ class Pass(NamedTuple):
         items: the sequences.
         parts: their rows in order; the parts of an item follow each other.
         x: the residual stream, (rows, hidden_size).
+        adapted: which rows take adapters.
     """
 
     program: _native.Program
     items: Sequence[Item]
     parts: Sequence[Part]
     x: FloatArray
+    adapted: Sequence[Adapted] = ()
 
     @property
     def rows(self) -> int:

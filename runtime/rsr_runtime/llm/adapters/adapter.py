@@ -1,0 +1,322 @@
+"""An adapter: its tensors, compared with the linear layers of a model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rsr_formats.architectures import DecoderNames
+from rsr_formats.numerics import widen_bf16
+from rsr_formats.text import counted, listed, shown
+
+from ...errors import OptionError
+from ..linear import Linear, LowRank
+from ..weights import Weights
+from .errors import AdapterError
+from .settings import CONFIG, LoraSettings, read_settings
+
+FloatArray = npt.NDArray[np.float32]
+
+TENSORS = "adapter_model.safetensors"
+_PICKLE = "adapter_model.bin"
+
+_WRAPPER = "base_model.model."  # PEFT's, before the names of the model's modules
+_HALVES = (".lora_A.weight", ".lora_B.weight")
+_DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_TILE = 16  # rows of B side by side
+_MAX_NAMED = 3  # modules that a message names
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """What an adapter adds to the linear layers of a model.
+
+    Attributes:
+        name: by which requests choose it.
+        path: its directory.
+        products: by the names of linear layers, as `Linear.name` has them.
+    """
+
+    name: str
+    path: Path
+    products: Mapping[str, LowRank]
+
+    @cached_property
+    def digest(self) -> bytes:
+        """A hash of all that it adds."""
+        found = hashlib.sha256()
+        for module, product in sorted(self.products.items()):
+            found.update(f"{module} {product.a.shape} {product.b.shape}".encode())
+            found.update(product.a.data)
+            found.update(product.b.data)
+        return found.digest()
+
+
+class _Half(NamedTuple):
+    """A tensor of the file."""
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def named_paths(adapters: object) -> dict[str, Path]:
+    """Return the directories of adapters by name.
+
+    Args:
+        adapters: paths, whose last parts are the names; or a map of names to paths.
+
+    Raises:
+        OptionError: it is neither, two have one name, or a name cannot be one.
+    """
+    if isinstance(adapters, (str, bytes)) or not isinstance(adapters, Iterable):
+        raise OptionError(
+            f'adapters: found {shown(adapters)}, expected a list of directories: adapters=["DIR"]'
+        )
+    if isinstance(adapters, Mapping):
+        pairs = [(name, Path(path)) for name, path in adapters.items()]
+    else:
+        pairs = [(Path(path).resolve().name, Path(path)) for path in adapters]
+    found: dict[str, Path] = {}
+    for name, path in pairs:
+        if not isinstance(name, str) or not name or not name.isprintable():
+            raise OptionError(f"adapters: found the name {shown(name)}, expected a printable text")
+        if name in found:
+            raise OptionError(
+                f"adapters: {found[name]} and {path} are both named {name!r}: give them different "
+                'names: adapters={"one": "DIR", "two": "DIR"} (rsrc: --lora NAME=DIR)'
+            )
+        found[name] = path
+    return found
+
+
+def attached(weights: Weights, paths: Mapping[str, Path]) -> tuple[Weights, list[Adapter]]:
+    """Read adapters, and return the weights of a model with them.
+
+    Args:
+        weights: of the model.
+        paths: directories by name.
+
+    Raises:
+        AdapterError: an adapter is damaged, of a kind that is not supported, or made for another
+            model.
+        OSError: a file cannot be read.
+    """
+    adapters = [_read(name, path, weights) for name, path in paths.items()]
+    if not adapters:
+        return weights, adapters
+
+    def change(layer: Linear) -> Linear:
+        found = {a.name: a.products[layer.name] for a in adapters if layer.name in a.products}
+        return replace(layer, adapters=found) if found else layer
+
+    layers = tuple(layer.changed(change) for layer in weights.layers)
+    return replace(weights, layers=layers), adapters
+
+
+def _read(name: str, path: Path, weights: Weights) -> Adapter:
+    config, file = path / CONFIG, path / TENSORS
+    for part in (config, file):
+        if not part.is_file():
+            more = ""
+            if (path / _PICKLE).is_file():
+                more = (
+                    f"; {_PICKLE} can run code when it is read: load it with PEFT, and save it "
+                    "with save_pretrained, which writes safetensors"
+                )
+            raise AdapterError(
+                f"{path}: found no {part.name}, expected a LoRA adapter of PEFT, a directory with "
+                f"{CONFIG} and {TENSORS}{more}"
+            )
+    settings = read_settings(str(config), config.read_bytes())
+    matched = _Matcher(file, settings, weights).matched(_header(file))
+    return Adapter(name, path, dict(_products(file, settings, matched)))
+
+
+def _header(file: Path) -> dict[str, _Half]:
+    """Return the tensors of a safetensors file by name, without their values."""
+    from safetensors import SafetensorError, safe_open  # not with the package, which stays light
+
+    try:
+        with safe_open(file, "numpy") as opened:
+            slices = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118
+            return {
+                key: _Half(key, str(one.get_dtype()), tuple(one.get_shape()))
+                for key, one in slices.items()
+            }
+    except SafetensorError as error:
+        raise _damaged(file, error) from None
+
+
+def _damaged(file: Path, error: object) -> AdapterError:
+    return AdapterError(f"{file}: not a valid safetensors file: {error}: download it again")
+
+
+class _Matched(NamedTuple):
+    """The tensors of a module."""
+
+    layer: Linear
+    module: str  # its name in the model that was trained
+    a: _Half
+    b: _Half
+
+
+class _Matcher:
+    """Compares the tensors of an adapter with a model; each problem is an AdapterError."""
+
+    def __init__(self, file: Path, settings: LoraSettings, weights: Weights) -> None:
+        self._file, self._settings = file, settings
+        own = [one for one in weights.linear if one is not weights.lm_head]
+        names = DecoderNames.find(f"{one.name}.weight" for one in own)
+        self._layers = {names.usual(one.name): one for one in own}
+
+    def matched(self, tensors: Mapping[str, _Half]) -> list[_Matched]:
+        halves = self._halves(tensors)
+        names = DecoderNames.find(f"{module}.weight" for module in halves)
+        usual = {names.usual(module): module for module in halves}
+        other = [module for name, module in usual.items() if name not in self._layers]
+        if other:
+            raise self._error(
+                f"the model has no linear layer {_some(other)}: {self._advice(other)}"
+            )
+        if self._settings.targets is not None:
+            missing = [name for name in self._expected() if name not in usual]
+            if missing:
+                raise self._error(
+                    f"found no tensors for {_some(missing)}, which target_modules of {CONFIG} "
+                    "names: the adapter was made for another model, or is incomplete"
+                )
+        return [
+            self._checked(self._layers[name], module, *halves[module])
+            for name, module in usual.items()
+        ]
+
+    def _halves(self, tensors: Mapping[str, _Half]) -> dict[str, tuple[_Half, _Half]]:
+        """Return A and B by module."""
+        found: dict[str, dict[str, _Half]] = {}
+        for key, tensor in tensors.items():
+            half = next((half for half in _HALVES if key.endswith(half)), None)
+            if half is None:
+                raise self._error(
+                    f"found the tensor {shown(key)}, expected names that end with "
+                    f"{' or '.join(_HALVES)}: only the two matrices of LoRA are supported, no "
+                    "embeddings, biases, magnitudes of DoRA or whole modules; train without them"
+                )
+            module = key.removesuffix(half).removeprefix(_WRAPPER)
+            if half in found.setdefault(module, {}):
+                raise self._error(f"two tensors are {half[1:]} of {shown(module)}")
+            found[module][half] = tensor
+        if not found:
+            raise self._error("found no tensors")
+        for halves in found.values():
+            if len(halves) < len(_HALVES):
+                (only,) = halves.values()
+                raise self._error(
+                    f"found {shown(only.key)} without its other half: the file is incomplete"
+                )
+        return {
+            module: (halves[_HALVES[0]], halves[_HALVES[1]]) for module, halves in found.items()
+        }
+
+    def _expected(self) -> Iterator[str]:
+        """Yield the layers that the settings name."""
+        for name, layer in self._layers.items():
+            # PEFT finds no experts: their weights are parameters of one module.
+            if layer.share == 1 and self._settings.is_target(name):
+                yield name
+
+    def _advice(self, modules: Sequence[str]) -> str:
+        if any(module.split(".")[-1] == "lm_head" for module in modules):
+            return "adapters of the output head are not supported: train without lm_head"
+        return "the adapter was made for another model"
+
+    def _checked(self, layer: Linear, module: str, a: _Half, b: _Half) -> _Matched:
+        if layer.share != 1:
+            raise self._error(
+                f"{module} is an expert of a mixture: adapters of experts are not supported; train "
+                "one of attention alone"
+            )
+        for half in (a, b):
+            if half.dtype not in _DTYPES:
+                raise self._error(
+                    f"{half.key} is {half.dtype}, expected one of {', '.join(_DTYPES)}"
+                )
+            if len(half.shape) != 2:
+                raise self._error(f"{half.key} has the shape {_in_words(half)}, expected a matrix")
+        rank, expected = a.shape[0], self._settings.rank_of(module)
+        if rank != expected or b.shape[1] != rank:
+            raise self._error(
+                f"lora_A of {module} is {_in_words(a)} and lora_B is {_in_words(b)}, expected the "
+                f"rank {expected} of {CONFIG} as rows of the first and columns of the second"
+            )
+        rows, columns = layer.weight.shape
+        if a.shape[1] != columns or b.shape[0] != rows:
+            raise self._error(
+                f"{module} takes {a.shape[1]:,} inputs to {b.shape[0]:,} outputs, the layer of the "
+                f"model {columns:,} to {rows:,}: the adapter was made for another model"
+            )
+        return _Matched(layer, module, a, b)
+
+    def _error(self, what: str) -> AdapterError:
+        return AdapterError(f"{self._file}: {what}")
+
+
+def _some(modules: Sequence[str]) -> str:
+    named = listed([shown(module) for module in modules[:_MAX_NAMED]])
+    more = len(modules) - _MAX_NAMED
+    return named if more <= 0 else f"{named} and {counted(more, 'more')}"
+
+
+def _in_words(half: _Half) -> str:
+    return "x".join(f"{n:,}" for n in half.shape) or "a scalar"
+
+
+def _products(
+    file: Path, settings: LoraSettings, matched: Sequence[_Matched]
+) -> Iterator[tuple[str, LowRank]]:
+    """Read the tensors, which were checked, and yield the products of layers."""
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        found: dict[str, Any] = dict(deserialize(file.read_bytes()))  # type: ignore[no-untyped-call]
+    except SafetensorError as error:
+        raise _damaged(file, error) from None
+
+    def floats(half: _Half) -> FloatArray:
+        spec = found.get(half.key)
+        if spec is None or (spec["dtype"], tuple(spec["shape"])) != (half.dtype, half.shape):
+            raise AdapterError(f"{file}: it changed while it was read: try again")
+        stored = np.frombuffer(spec["data"], _DTYPES[half.dtype]).reshape(half.shape)
+        values = widen_bf16(stored) if half.dtype == "BF16" else stored.astype(np.float32)
+        if not np.isfinite(values).all():
+            raise AdapterError(f"{file}: {half.key} has values that are NaN or infinite")
+        return values
+
+    for one in matched:
+        scale = settings.scale_of(one.module, one.a.shape[0])
+        with np.errstate(over="ignore"):
+            b = floats(one.b) * np.float32(scale)
+        if not np.isfinite(b).all():
+            raise AdapterError(
+                f"{file}: {one.b.key} times the scale {scale:g} of {CONFIG} is infinite"
+            )
+        yield one.layer.name, LowRank(floats(one.a), tiled(b))
+
+
+def tiled(b: FloatArray) -> FloatArray:
+    """Return B (rows, rank) as the native module takes it.
+
+    Returns:
+        float32 (rows / 16 rounded up, rank, 16): tiles of 16 rows, the last padded with zeros.
+    """
+    rows, rank = b.shape
+    padded = np.zeros((-(-rows // _TILE) * _TILE, rank), np.float32)
+    padded[:rows] = b
+    return np.ascontiguousarray(padded.reshape(-1, _TILE, rank).transpose(0, 2, 1))
