@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,23 @@ def anonymous_memory(size: int, *, huge: bool) -> mmap.mmap:
         with suppress(OSError):
             memory.madvise(advice)
     return memory
+
+
+def zeros_in_small_pages(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Return zeros like `numpy.zeros`, which asks for huge pages for arrays from 4 MiB on.
+
+    Memory is then taken only for what is written, page by page.
+
+    Raises:
+        MemoryError: there is not that much.
+    """
+    cell = np.dtype(dtype)
+    count = math.prod(shape)
+    try:
+        memory = anonymous_memory(max(1, count * cell.itemsize), huge=False)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(str(error)) from None
+    return np.frombuffer(memory, cell, count).reshape(shape)
 
 
 def huge_page_size() -> int | None:

@@ -20,6 +20,7 @@ from .errors import (
     NoPoolingError,
     PromptError,
     QueueFullError,
+    ScarceMemoryWarning,
     TemplateError,
     TruncatedTextWarning,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "PromptError",
     "QueueFullError",
     "Sampling",
+    "ScarceMemoryWarning",
     "Stream",
     "Support",
     "TemplateError",
