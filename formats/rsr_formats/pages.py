@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from .control_groups import control_groups
+from .text import size
+
 _SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
 _PROC = Path("/proc")
-_CGROUPS = Path("/sys/fs/cgroup")
-_UNKNOWN = 4 << 30  # bytes available, if the system does not say
+_LIMIT_AND_USAGE = {  # files of a control group, by its version
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    2: ("memory.max", "memory.current"),
+}
 _LARGEST = 32 << 20  # bytes of a huge page that is not too large for the sections of a file
 
 
@@ -36,6 +42,23 @@ def anonymous_memory(size: int, *, huge: bool) -> mmap.mmap:
         with suppress(OSError):
             memory.madvise(advice)
     return memory
+
+
+def zeros_in_small_pages(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Return zeros like `numpy.zeros`, which asks for huge pages for arrays from 4 MiB on.
+
+    Memory is then taken only for what is written, page by page.
+
+    Raises:
+        MemoryError: there is not that much.
+    """
+    cell = np.dtype(dtype)
+    count = math.prod(shape)
+    try:
+        memory = anonymous_memory(max(1, count * cell.itemsize), huge=False)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(str(error)) from None
+    return np.frombuffer(memory, cell, count).reshape(shape)
 
 
 def huge_page_size() -> int | None:
@@ -68,23 +91,41 @@ def huge_page_bytes(memory: npt.NDArray[np.uint8]) -> int:
     return found
 
 
-def available_memory() -> int:
-    """Return the bytes that can be allocated without swapping, 4 GiB if unknown.
+class AvailableMemory(NamedTuple):
+    """How much memory can be allocated without swapping.
+
+    Attributes:
+        nbytes: that many bytes. Pages of files count, as the system gives them up when needed.
+        group: the control group whose limit leaves so little; None: it is all that is free.
+    """
+
+    nbytes: int
+    group: Path | None = None
+
+    def __str__(self) -> str:
+        limited = "" if self.group is None else f" (limit of the control group {self.group})"
+        return f"{size(self.nbytes)} of memory are available{limited}"
+
+
+def available_memory() -> AvailableMemory | None:
+    """Return the memory that is available to this process; None if the system does not say.
 
     The limits of the control groups of this process count, too.
     """
     try:
         meminfo = (_PROC / "meminfo").read_text()
     except OSError:  # not Linux
-        return _UNKNOWN
-    found = re.search(r"^MemAvailable: +(\d+) kB", meminfo, re.MULTILINE)
-    free = [int(found[1]) << 10 if found else _UNKNOWN]
-    for group, limit, usage in _memory_groups():
+        return None
+    match = re.search(r"^MemAvailable: +(\d+) kB", meminfo, re.MULTILINE)
+    found = [] if match is None else [AvailableMemory(int(match[1]) << 10)]
+    for group in control_groups("memory"):
+        names = _LIMIT_AND_USAGE[group.version]
         # A group that has no such file has no limit.
         with suppress(OSError, ValueError):  # ValueError: "max"
-            most, used = (int((group / name).read_text()) for name in (limit, usage))
-            free.append(most - used + _pages_of_files(group))
-    return max(0, min(free))
+            most, used = (int((group.folder / name).read_text()) for name in names)
+            free = most - used + _pages_of_files(group.folder)
+            found.append(AvailableMemory(max(0, free), group.folder))
+    return min(found, key=lambda one: one.nbytes, default=None)
 
 
 def _pages_of_files(group: Path) -> int:
@@ -92,25 +133,3 @@ def _pages_of_files(group: Path) -> int:
     stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     kinds = ("inactive_file", "active_file")  # total_: with the groups below, in version 1
     return sum(int(stat.get(f"total_{kind}", stat.get(kind, 0))) for kind in kinds)
-
-
-def _memory_groups() -> Iterator[tuple[Path, str, str]]:
-    """Yield the control groups of this process, and the names of their limit and usage."""
-    try:
-        lines = (_PROC / "self" / "cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root, names = _CGROUPS, ("memory.max", "memory.current")
-        elif "memory" in controllers.split(","):
-            root, names = _CGROUPS / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        else:
-            continue
-        own = root / path.lstrip("/")
-        # In a container the path may be that of its host: its own group is then the root.
-        for group in [own, *own.parents]:
-            yield group, *names
-            if group == root:
-                break

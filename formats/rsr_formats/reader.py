@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from . import compression
 from .compression import PIECE
-from .errors import FormatError, PaddingError, SectionHashError, TruncatedError
+from .errors import FormatError, LimitError, PaddingError, SectionHashError, TruncatedError
 from .header import decode_header
-from .pages import anonymous_memory
+from .pages import anonymous_memory, available_memory
 from .records import NUMPY_DTYPES, PREAMBLE, Header, IndexedTensor, Section, Tensor
+from .text import size as formatted
 from .validate import (
     check_header,
     check_header_hash,
@@ -53,6 +54,7 @@ class RsrFile:
 
     Raises:
         FormatError: the subclass says which rule of formats/SPEC.md the file breaks.
+        LimitError: there is not enough memory for a copy.
         OSError: the file cannot be read.
         ValueError: `memory` is neither "map" nor "huge".
     """
@@ -251,6 +253,12 @@ def _read_small_scales(file: BinaryIO, header: Header) -> dict[Section, bytes]:
 
 
 def _copy_to_huge_pages(file: Any, size: int) -> mmap.mmap:
+    available = available_memory()
+    if available is not None and size > available.nbytes:
+        raise LimitError(
+            f"memory 'huge' copies the file, which has {formatted(size)}, but {available}: map it "
+            "(memory 'map')"
+        )
     memory = anonymous_memory(size, huge=True)
     file.seek(0)
     view = memoryview(memory)

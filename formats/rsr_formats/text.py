@@ -21,6 +21,15 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def size(count: float) -> str:
+    """Format a number of bytes, in powers of 1000."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
 def listed(items: Sequence[str], limit: int = 20, *, separator: str = ", ", count: int = 0) -> str:
     """Join the first `limit` items and count the rest: "a, b and 3 more".
 

@@ -14,6 +14,7 @@ _ROTATION = 1_200_000_000  # bytes of all copies of a ranked matrix
 _OTHER_ROTATION = 512_000_000  # bytes of all copies of a permuted or dense matrix
 _MIN_CACHES = 4  # a rotation is at least this many times the last-level cache
 _MAX_COPIES = 8192
+_UNKNOWN = 4 << 30  # bytes available, if the system does not say
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def plan_memory(ranked: int, others: int) -> Memory:
         ranked: number of rotations of ranked matrices that exist at the same time.
         others: number of rotations of permuted and dense matrices.
     """
-    cache, available = _last_level_cache(), available_memory()
+    cache, found = _last_level_cache(), available_memory()
+    available = _UNKNOWN if found is None else found.nbytes
     minimum = _MIN_CACHES * (cache or 32 << 20)
     own, other = max(_ROTATION, minimum), max(_OTHER_ROTATION, minimum)
     shrink = min(1.0, available / 4 / (ranked * own + others * other))

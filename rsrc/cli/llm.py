@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -300,7 +301,12 @@ def opened(file: Path, options: dict[str, Any]) -> Iterator[LanguageModel]:
     loading = {name: options.pop(name) for name in ("context", "kv", "memory", "activations")}
     loading["adapters"] = options.pop("adapters", ())
     try:
-        with llm.load(file, **loading) as model:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", llm.ScarceMemoryWarning)
+            model = llm.load(file, **loading)
+        for warning in said:
+            click.echo(f"rsrc: {printable(f'{file}: {warning.message}')}", err=True)
+        with model:
             yield model
     except llm.ContextFullError as error:
         from .chat_io import context_full

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rsr_formats.text import size as size
+
 _PATIENCE = 2.0  # seconds before a stage that is still running is announced
 
 
@@ -24,15 +26,6 @@ def console() -> Console:
         sys.stdout.reconfigure(errors="replace")  # "█" and names may have no encoding
     width = None if sys.stdout.isatty() else 1000
     return Console(width=width, markup=False, emoji=False, highlight=False)
-
-
-def size(count: float) -> str:
-    """Format a number of bytes, in powers of 1000."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
 
 
 def new_table(first: str, *others: str) -> Table:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rsr_formats.processors import usable_processors
 from rsr_formats.records import DIRECTIONS, ENCODINGS
 
 from ..common.errors import OptionError
@@ -64,9 +64,7 @@ class CompileOptions:
         """`threads`, by default the number of processors this process may use."""
         if self.threads is not None:
             return self.threads
-        if hasattr(os, "sched_getaffinity"):
-            return len(os.sched_getaffinity(0))
-        return os.cpu_count() or 1
+        return usable_processors()
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -6,6 +6,8 @@ import os
 import platform
 from typing import Any
 
+from rsr_formats.processors import processor_quota, usable_processors
+
 from . import _native
 from .errors import IsaError, OptionError
 
@@ -13,6 +15,12 @@ _ISA_VARIABLE = "RSR_ISA"
 _chosen = False
 _threads_chosen = False
 _MOST_THREADS = 1024
+
+# Threads beyond the quota of a control group would use up the time of a period early, and all would
+# stand still until the next one.
+_quota = processor_quota()
+if _quota is not None:
+    _native.set_num_threads(min(usable_processors(), _MOST_THREADS))
 
 
 def ensure_isa() -> None:
@@ -52,7 +60,8 @@ def use_isa(name: str, where: str = "") -> None:
 def set_num_threads(n: int) -> None:
     """Set how many threads a product may use, 1 to 1024, including the calling thread.
 
-    The default is the number of processors available to this process. Results do not depend on it.
+    The default is the number of processors available to this process, by its affinity and the
+    quotas of its control groups. Results do not depend on it.
 
     Raises:
         OptionError: `n` is out of range.
@@ -66,9 +75,9 @@ def set_num_threads(n: int) -> None:
 
 
 def suggest_num_threads(n: int) -> None:
-    """Let products use up to n threads, unless `set_num_threads` was called."""
+    """Let products use up to n threads, within the quota, unless `set_num_threads` was called."""
     if not _threads_chosen:
-        _native.set_num_threads(min(n, _MOST_THREADS))
+        _native.set_num_threads(min(n, _quota or _MOST_THREADS, _MOST_THREADS))
 
 
 def get_num_threads() -> int:

@@ -125,6 +125,8 @@ class Mover:
                 if self._ends:
                     return
             start = thread_time()
+            if not _memory_holds(left):  # huge pages of it would push out others
+                return
             collapses = collapses and _native.collapse_into_huge_pages(piece)
             if not collapses and not _copy(piece, left):
                 return
@@ -135,9 +137,15 @@ class Mover:
                 return
 
 
+def _memory_holds(nbytes: int) -> bool:
+    """Return whether so many bytes can be in memory at once; pages of files in it count as free."""
+    available = available_memory()
+    return available is None or nbytes <= available.nbytes
+
+
 def _copy(piece: Bytes, left: int) -> bool:
     """Copy a piece if it and all that are left need at most half of the memory available."""
     page = huge_page_size()
-    if page is None or 2 * left > available_memory():
+    if page is None or not _memory_holds(2 * left):
         return False
     return _native.copy_into_huge_pages(piece, page)

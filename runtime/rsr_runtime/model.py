@@ -211,6 +211,17 @@ class Model(Mapping[str, "Matrix | npt.NDArray[Any]"]):
         self._handle.file()
         self._handle.move_now()
 
+    def mapped_bytes(self) -> int:
+        """Return the bytes of the file if it is mapped, 0 with memory "huge".
+
+        The system drops mapped pages if it needs memory, and reads them again when they are used.
+
+        Raises:
+            ClosedError: the model was closed.
+        """
+        mapped = self._handle.file().memory().nbytes
+        return 0 if self._handle.identity[1] == "huge" else mapped
+
     def huge_page_bytes(self) -> int:
         """Return how many bytes of the file lie in huge pages; 0 if the system does not say.
 

@@ -8,8 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsr_formats import pages
-from rsr_formats.pages import anonymous_memory, available_memory, huge_page_bytes, huge_page_size
+from rsr_formats import control_groups, pages
+from rsr_formats.pages import (
+    AvailableMemory,
+    anonymous_memory,
+    available_memory,
+    huge_page_bytes,
+    huge_page_size,
+)
 
 _SIZE = 64 << 20
 
@@ -64,7 +70,8 @@ def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (proc / "meminfo").write_text("MemTotal: 9000000 kB\nMemFree: 5 kB\nMemAvailable: 8000000 kB\n")
     (proc / "self" / "cgroup").write_text("4:cpu,memory:/a/b\n0::/a/b\n")
     monkeypatch.setattr(pages, "_PROC", proc)
-    monkeypatch.setattr(pages, "_CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(control_groups, "_PROC", proc)
+    monkeypatch.setattr(control_groups, "_CGROUPS", tmp_path / "cgroup")
     return tmp_path / "cgroup"
 
 
@@ -78,15 +85,18 @@ STAT = "anon 5\ninactive_file 1000\nactive_file 200"
 
 
 def test_without_limits(groups: Path) -> None:
-    assert available_memory() == 8_000_000 << 10
+    assert available_memory() == AvailableMemory(8_000_000 << 10)
     limit(groups, {"memory.max": "max", "memory.current": 10**9, "memory.stat": STAT})
-    assert available_memory() == 8_000_000 << 10
+    assert available_memory() == AvailableMemory(8_000_000 << 10)
 
 
 @pytest.mark.parametrize("group", ["", "a", "a/b"])
 def test_the_narrowest_group_counts(groups: Path, group: str) -> None:
     limit(groups / group, {"memory.max": 5 * 10**9, "memory.current": 10**9, "memory.stat": STAT})
-    assert available_memory() == 4 * 10**9 + 1200
+    assert available_memory() == (4 * 10**9 + 1200, groups / group)
+    assert str(available_memory()) == (
+        f"4.00 GB of memory are available (limit of the control group {groups / group})"
+    )
 
 
 def test_version_1_of_control_groups(groups: Path) -> None:
@@ -99,9 +109,14 @@ def test_version_1_of_control_groups(groups: Path) -> None:
             "memory.stat": stat,
         },
     )
-    assert available_memory() == 10**8 + 3500
+    assert available_memory() == (10**8 + 3500, groups / "memory" / "a")
 
 
 def test_a_full_group_has_nothing(groups: Path) -> None:
     limit(groups, {"memory.max": 10**9, "memory.current": 2 * 10**9, "memory.stat": STAT})
-    assert available_memory() == 0
+    assert available_memory() == (0, groups)
+
+
+def test_a_system_that_does_not_say(groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "_PROC", groups / "none")
+    assert available_memory() is None

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import rsr_runtime as rsr
-from rsr_formats.pages import huge_page_bytes, huge_page_size
+from rsr_formats.pages import AvailableMemory, huge_page_bytes, huge_page_size
 from rsr_runtime import _native, huge_pages
 from rsr_testing.matrices import Spec, Workshop, matrix_of
 from rsr_testing.process import IN_A_CHILD, run_python
@@ -218,7 +218,9 @@ def test_pages_of_the_file_are_collapsed_if_the_system_can(
         return collapses
 
     monkeypatch.setattr(_native, "collapse_into_huge_pages", collapse)
-    monkeypatch.setattr(huge_pages, "available_memory", lambda: 0 if collapses else 1 << 40)
+    size = file.stat().st_size  # enough to collapse, too little for a copy
+    free = AvailableMemory(size if collapses else 1 << 40)
+    monkeypatch.setattr(huge_pages, "available_memory", lambda: free)
     model = rsr.load(file, memory="auto")
     before = mapped_bytes(file)
     model.use_huge_pages()
@@ -234,12 +236,29 @@ def test_pages_of_the_file_are_collapsed_if_the_system_can(
 def test_it_takes_at_most_half_of_the_memory(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = file.stat().st_size
     for free, moves in ((size, False), (2 * size, True)):
-        monkeypatch.setattr(huge_pages, "available_memory", lambda free=free: free)
+        found = AvailableMemory(free)
+        monkeypatch.setattr(huge_pages, "available_memory", lambda found=found: found)
         model = rsr.load(file, memory="auto")
         before = mapped_bytes(file)
         model.use_huge_pages()
         assert (mapped_bytes(file) < before) == moves
         model.close()
+
+
+@pytest.mark.usefixtures("fine")
+def test_a_file_that_memory_cannot_hold_stays_as_it_is(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Huge pages of the file itself would push out those that the next product reads."""
+    asked: list[int] = []
+    monkeypatch.setattr(_native, "collapse_into_huge_pages", lambda piece: asked.append(1) or True)
+    free = AvailableMemory(file.stat().st_size // 2)
+    monkeypatch.setattr(huge_pages, "available_memory", lambda: free)
+    with rsr.load(file, memory="auto") as model:
+        before = mapped_bytes(file)
+        model.use_huge_pages()
+        assert mapped_bytes(file) == before
+    assert not asked
 
 
 def test_without_huge_pages_and_for_small_files_it_stays_mapped(

@@ -183,3 +183,29 @@ print(tasks)
     )
     done = run_python(code, big_file, OPENBLAS_NUM_THREADS="1")
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has control groups")
+@pytest.mark.parametrize(("quota", "expected"), [("150000 100000", 2), ("max 100000", 64)])
+def test_the_default_heeds_the_quota_of_a_control_group(
+    tmp_path: Path, quota: str, expected: int
+) -> None:
+    """A process with 64 processors in a container that gets the time of one and a half."""
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "cgroup").write_text("0::/\n")
+    (tmp_path / "cpu.max").write_text(quota + "\n")
+    code = """
+import os, sys
+from pathlib import Path
+from rsr_formats import control_groups
+control_groups._PROC = control_groups._CGROUPS = Path(sys.argv[1])
+os.sched_getaffinity = lambda _: set(range(64))
+import rsr_runtime as rsr
+from rsr_runtime.cpu import suggest_num_threads
+print(rsr.get_num_threads())
+suggest_num_threads(64)
+print(rsr.get_num_threads())
+"""
+    first = 2 if expected == 2 else len(os.sched_getaffinity(0))
+    done = run_python(code, tmp_path)
+    assert (done.stdout, done.stderr) == (f"{first}\n{expected}\n", "")

@@ -21,6 +21,7 @@ from .errors import (
     NoPoolingError,
     PromptError,
     QueueFullError,
+    ScarceMemoryWarning,
     TemplateError,
     TruncatedTextWarning,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "PromptError",
     "QueueFullError",
     "Sampling",
+    "ScarceMemoryWarning",
     "Stream",
     "Support",
     "TemplateError",

@@ -12,7 +12,7 @@ from .errors import CacheMemoryError
 from .pace import Pace
 from .prefix_cache import PrefixCache
 from .scheduler import Scheduler
-from .session import Session, common_prefix
+from .session import MOST_DRAFTED, Session, common_prefix
 from .slots import Slots
 
 # A text waits for another one that is reading the same beginning if that saves so many rows, or at
@@ -238,13 +238,18 @@ class Batch(Generic[T]):
             text: self._places[text].session.cache.until_planned(count)
             for text, count in self._scheduler.next_pass(missing, max(most, 1)).items()
         }
+        done = Pass[T](rows=rows)
+        for text in list(rows):
+            if (lacking := self._room_for(text, rows[text])) is not None:
+                self._fail(text, lacking, done)
+        if not rows:
+            return done
         # Adapters side by side take one product. The order lets a recorded pass be used again:
         # passes differ by sessions.
         texts = sorted(
             rows,
             key=lambda one: (one.adapters, missing[one] > 1, id(self._places[one].session)),
         )
-        done = Pass[T](rows=rows)
         with self._decoder.turn():
             start = perf_counter()
             self._run(texts, missing, done)
@@ -255,12 +260,34 @@ class Batch(Generic[T]):
             pace.add(most, done.seconds)
         return done
 
+    def _room_for(self, text: T, rows: int) -> CacheMemoryError | None:
+        """Find memory for further tokens, if need be that of idle sessions; return what lacks."""
+        cache = self._places[text].session.cache
+        positions = len(self._places[text].session.tokens) + rows
+        while not cache.has_room(positions) and (idle := self._slots.drop_idle()) is not None:
+            self._decoder.forget(idle.cache)
+        try:
+            cache.check_room(positions)
+        except CacheMemoryError as error:
+            return error
+        return None
+
+    def _fail(self, text: T, error: Exception, done: Pass[T]) -> None:
+        done.rows.pop(text, None)
+        done.failed.append((text, error))
+        self.remove(text)
+
     def _speculate(self, text: T, session: Session) -> Pass[T]:
         """Extend the only text, with drafts of further tokens in the same pass.
 
         Beside others, a pass has no room for drafts: its rows are better spent on their tokens.
         """
         before = session.last_pass
+        most = len(text.ids) - len(session.tokens) + MOST_DRAFTED
+        if (lacking := self._room_for(text, most)) is not None:
+            done = Pass[T]()
+            self._fail(text, lacking, done)
+            return done
         logits = text.logits(session)
         is_known = session.last_pass is before  # from the pass in which it was drafted
         done = Pass(0.0 if is_known else session.last_pass[1], {text: 1})

@@ -140,9 +140,12 @@ class Decoder:
             float32 (tokens, hidden_size), item after item: a buffer that the next call overwrites.
 
         Raises:
+            CacheMemoryError: there is not enough memory for keys and values; no cache has changed.
             ClosedError: the decoder was closed.
         """
         self.check_open()
+        for item in batch:
+            item.cache.check_room(item.start + len(item.tokens))
         self.phase_timer.start()
         recorded = self._recorded([_Length.of(item) for item in batch])
         for part in recorded.parts:

@@ -536,7 +536,8 @@ class _Worker:
 
     def _pass(self) -> None:
         done = self._batch.step()
-        self._count(done)
+        if done.rows:
+            self._count(done)
         for text in done.taken:
             events, text.events = text.events, []
             for event in events:

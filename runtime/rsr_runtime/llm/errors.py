@@ -89,6 +89,10 @@ class TruncatedTextWarning(UserWarning):
     """Texts to embed were cut to the most tokens that the model takes."""
 
 
+class ScarceMemoryWarning(UserWarning):
+    """A model runs slowly, or with a smaller context, because memory is scarce."""
+
+
 class CacheMemoryError(OptionError):
     """There is not enough memory for a KV cache."""
 

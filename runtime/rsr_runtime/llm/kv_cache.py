@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsr_formats.pages import available_memory
+from rsr_formats.text import size
+
 from ..errors import OptionError
 from .config import Config
 from .errors import CacheMemoryError, ModelError
@@ -16,6 +19,9 @@ from .layers.attention import DTYPES
 from .layers.layer import state
 from .layers.state import LayerState
 from .layers.summed_state import SummedState
+
+_PIECE = 1 << 20  # bytes of positions; memory is asked for that many at a time
+_RESERVE = 64 << 20  # bytes that other work needs; a smaller cache leaves as many as it has itself
 
 
 class Snapshot:
@@ -36,6 +42,9 @@ class KVCache:
 
     A sequence grows by `append` after a pass has written its positions, and shrinks by `truncate`,
     as far as its layers know what was there before (`kept`).
+
+    The system provides memory as positions are written, and ends the process if there is none, so
+    `check_room` asks before that.
 
     Attributes:
         context: number of positions.
@@ -71,8 +80,44 @@ class KVCache:
                 f"there is not enough memory for keys and values of {context:,} positions: "
                 "choose a smaller context, or kv int8"
             ) from None
+        everything = sum(array.nbytes for array in self.prefix(context))
+        self._position_bytes = everything // context  # 0 if nothing grows with the positions
+        self._reserve = min(everything, _RESERVE)
+        self._roomy = 0  # positions that there was memory for
         # Layers with a summed state are copied at the same positions, so the first one tells.
         self._summed = next((one for one in self.states if isinstance(one, SummedState)), None)
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes of a position."""
+        return self._position_bytes
+
+    def has_room(self, positions: int) -> bool:
+        """Return whether memory holds the first `positions` positions; once it did, it does."""
+        positions = min(positions, self.context)
+        if positions <= self._roomy or not self._position_bytes:
+            return True
+        at_least = self._roomy + max(1, _PIECE // self._position_bytes)
+        wanted = min(max(positions, at_least), self.context)
+        nbytes = (wanted - self._roomy) * self._position_bytes
+        available = available_memory()
+        if available is not None and nbytes + self._reserve > available.nbytes:
+            return False
+        self._roomy = wanted
+        return True
+
+    def check_room(self, positions: int) -> None:
+        """Check that memory holds the first `positions` positions, before they are written.
+
+        Raises:
+            CacheMemoryError: it does not.
+        """
+        if not self.has_room(positions):
+            nbytes = (positions - self._roomy) * self._position_bytes
+            raise CacheMemoryError(
+                f"keys and values of {positions:,} positions need {size(nbytes)} more, "
+                f"but {available_memory()}: shorten the text, or choose kv int8"
+            )
 
     def begin(self, count: int) -> None:
         """Note that a pass over `count` tokens begins, which `append` follows if it ends.

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats import __version__
+from rsr_formats.pages import available_memory
 from rsr_formats.text import counted, listed, quoted, shown
 
 from ..cpu import cpu_info
@@ -48,10 +49,12 @@ from .errors import (
 )
 from .generate import EncodedPrompt, Generation, StopCriteria, Stream, generate_all
 from .kv_cache import KVCache
+from .layers.attention import LANES
 from .likelihood import LogLikelihood, log_likelihoods
 from .pooling import EmbeddingConfig, read_embedding_config
 from .prefix_cache import PrefixCache
 from .sampling import Sampling
+from .scarce_memory import default_context, warn_if_file_exceeds_memory
 from .session import Progress, Session, SessionPool
 from .speculation import PassTimes, Speculation
 from .template import ChatTemplate
@@ -110,10 +113,11 @@ class LanguageModel:
             )
         self._model = model
         self.config: Config = read_config(model.files, model.metadata)
-        self.context = self._checked_context(context)
         self._kv = kv
+        self.context = self._checked_context(context)
         self._activations = activations
         self._adapter_paths = named_paths(adapters)
+        warn_if_file_exceeds_memory(model)
         weights = collect(model, self.config, activations)
         weights, self._adapters = attached(weights, self._adapter_paths)
         self.adapters = tuple(self._adapter_paths)
@@ -133,7 +137,9 @@ class LanguageModel:
     def _checked_context(self, context: int | None) -> int:
         limit = self.config.max_position_embeddings
         if context is None:
-            return min(limit, DEFAULT_CONTEXT)
+            most = min(limit, DEFAULT_CONTEXT)
+            position_bytes = KVCache(self.config, LANES, self._kv).position_bytes
+            return default_context(self._model, most, position_bytes)
         return whole_number("context", context, 1, limit, "the model's limit")
 
     def _has_exact_rows(self) -> bool:
@@ -316,7 +322,9 @@ class LanguageModel:
         """
 
         def create(positions: int) -> KVCache:
-            return KVCache(self.config, positions, self._kv)
+            cache = KVCache(self.config, positions, self._kv)
+            cache.check_room(positions)
+            return cache
 
         return EmbeddingPasses(self._decoder, create, most)
 
@@ -694,7 +702,9 @@ class LanguageModel:
 
         cache = create().cache
         nbytes = sum(array.nbytes for array in [*cache.prefix(positions), *cache.summed(0)])
-        return Batch(self._decoder, create, max(1, min(LOGIT_ROWS, _BATCH_BYTES // nbytes)))
+        available = available_memory()
+        most = _BATCH_BYTES if available is None else min(_BATCH_BYTES, available.nbytes // 4)
+        return Batch(self._decoder, create, max(1, min(LOGIT_ROWS, most // nbytes)))
 
     def perplexity(
         self,
@@ -826,7 +836,9 @@ def load(
         memory: "auto", "map" or "huge", see `rsr_runtime.load`. "auto" moves what tokens read into
             huge pages once products have taken so long that this pays, which a short text does not
             reach.
-        context: positions for prompt and text; None: the model's limit, but at most 4096.
+        context: positions for prompt and text; None: the model's limit, but at most 4096, and
+            fewer if keys and values of so many may take more than half of the memory that the file
+            leaves (`ScarceMemoryWarning`).
         kv: dtype of the KV cache: "float16", "float32", or "int8" with one scale for each position
             of a head, which reads half the bytes of float16.
         activations: what layers with indexed weights take: "trained", what the model was trained

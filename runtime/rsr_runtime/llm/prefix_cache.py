@@ -135,6 +135,8 @@ class PrefixCache:
         count, entry = max(shared, key=lambda one: one[0], default=(0, None))
         if entry is None or count < len(session.tokens) + _LEAST:
             return
+        if not session.cache.has_room(count):
+            return
         if self._load(session, entry, count):
             with suppress(OSError):
                 os.utime(entry.path)  # it was used

@@ -19,7 +19,7 @@ from .kv_cache import KVCache
 Progress = Callable[[int, int], None]
 FloatArray = npt.NDArray[np.float32]
 _KEPT = 4  # idle sessions of a pool
-_MOST_DRAFTED = 16  # tokens that a pass may have added and the text has not
+MOST_DRAFTED = 16  # tokens that a pass may have added and the text has not
 _LAST_TOKENS = 16  # of a prompt, which may differ in a longer one that begins with it
 _WORTH_KEEPING = 32  # tokens before a position whose state is copied
 
@@ -94,7 +94,7 @@ class Session:
             del draft[-1]
         # A summed state goes back to before the last draft, and repeats what was accepted of it.
         again = tokens[self._begin(tokens, length) :]
-        if len(again) > _MOST_DRAFTED or not draft:
+        if len(again) > MOST_DRAFTED or not draft:
             return self.follow(tokens)[None]
         with self._decoder.turn(), self._timed():
             hidden = self._extend([*again, *draft])
@@ -123,7 +123,7 @@ class Session:
         """
         if (
             len(self.tokens) == len(tokens) - 1
-            and self.tokens[-_MOST_DRAFTED:] == tokens[-1 - _MOST_DRAFTED : -1]
+            and self.tokens[-MOST_DRAFTED:] == tokens[-1 - MOST_DRAFTED : -1]
             and self.cache.kept(len(self.tokens)) == len(self.tokens)
             and self._has_rope_of(len(tokens))
         ):
@@ -196,7 +196,8 @@ class Session:
             if one.variant == variant and one.adapters == self.adapters
         }
         best = max(shared, key=lambda one: shared[one], default=self)
-        if best is not self and shared[best] > shared.get(self, 0):
+        is_longer = best is not self and shared[best] > shared.get(self, 0)
+        if is_longer and self.cache.has_room(shared[best]):
             self._truncate(0)
             self.variant = variant
             self.cache.copy_prefix(best.cache, shared[best])

@@ -71,6 +71,17 @@ class Slots:
                     raise
         return self._idle.pop(0)
 
+    def drop_idle(self) -> Session | None:
+        """Forget the idle session that was not used for longest; return it, None if none is idle.
+
+        What it held is computed again for a text that begins alike.
+        """
+        if not self._idle:
+            return None
+        session = self._idle.pop(0)
+        self._prompts.pop(session, None)
+        return session
+
     def give_back(self, session: Session) -> None:
         """Keep the keys and values of a session that was taken, as long as nothing needs it."""
         self._used.remove(session)

@@ -96,7 +96,10 @@ def api_error(error: BaseException) -> ApiError:
     if isinstance(error, ClosedError):
         return shutting_down()
     if isinstance(error, CacheMemoryError):
-        message = "there is not enough memory for one more text: try again when others have ended"
+        message = (
+            "there is not enough memory for one more text: try again when others have ended, or "
+            "send a shorter one"
+        )
         return ApiError(503, message, code="out_of_memory", retry_after=5)
     if isinstance(error, (PromptError, TemplateError, OptionError)):
         return ApiError(400, str(error))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import rsrc
-from rsr_formats.pages import huge_page_size
+from rsr_formats.pages import AvailableMemory, huge_page_size
 from rsr_testing.checkpoints import Kit
 from rsrc import bench
 from rsrc.bench import lineup, memory
@@ -37,7 +37,7 @@ def test_huge_pages(shape_result: dict[str, Any], monkeypatch: pytest.MonkeyPatc
 
 
 def test_one_note_names_all_that_has_no_level_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available_memory", lambda: 64 << 20)
+    monkeypatch.setattr(memory, "available_memory", lambda: AvailableMemory(64 << 20))
     monkeypatch.setattr(memory, "_last_level_cache", lambda: 32 << 20)
     result = bench.bench_shape(33, 20, seconds=0.0)
     assert {r["level"] for r in result["results"]} == {"cache"}
@@ -50,7 +50,7 @@ def test_one_note_names_all_that_has_no_level_memory(monkeypatch: pytest.MonkeyP
 
 
 def test_dense_baselines_are_left_out_if_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available_memory", lambda: 10_000)
+    monkeypatch.setattr(memory, "available_memory", lambda: AvailableMemory(10_000))
     result = bench.bench_shape(65, 100, seconds=0.0)
     assert {r["engine"] for r in result["results"]} == {"rsr-ternary"}
     assert "no dense baselines for random: too large for this memory" in result["notes"]
@@ -66,7 +66,7 @@ def test_a_wrong_baseline_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_little_memory_goes_to_the_matrix_and_its_rivals_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory, "available_memory", lambda: 600_000)
+    monkeypatch.setattr(memory, "available_memory", lambda: AvailableMemory(600_000))
     monkeypatch.setattr(memory, "_last_level_cache", lambda: 15_000)
     result = bench.bench_shape(33, 20, seconds=0.0)
     found = {(r["engine"], r["packing"]) for r in result["results"] if r["level"] == "memory"}

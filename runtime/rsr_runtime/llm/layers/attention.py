@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from rsr_formats.pages import available_memory, zeros_in_small_pages
 
 from ... import _native
 from ..config import Config
@@ -20,9 +23,17 @@ from .sublayer import ATTENTION, PRODUCTS, REST, FloatArray, Mixer, Part, Pass, 
 LANES = 16  # positions in a block of keys; rows of values are padded to a multiple of it
 DTYPES = {"float32": np.float32, "float16": np.uint16, "int8": np.int8}  # float16 as bits
 
+_AMPLE = 32  # times the bytes of a cache that may be available to it, if memory is not scarce
+
 _FUSED = "self_attn.qkv_proj"
 _SINGLE = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _OUTPUT = "self_attn.o_proj"
+
+
+def _is_scarce(nbytes: int) -> bool:
+    """Return whether memory that holds so many bytes should hold only those that are needed."""
+    available = available_memory()
+    return available is not None and nbytes * _AMPLE > available.nbytes
 
 
 class KeysAndValues(LayerState):
@@ -33,7 +44,8 @@ class KeysAndValues(LayerState):
     The layout suits attention: keys are (num_key_value_heads, blocks, head_dim, 16), so that one
     load takes a feature of 16 positions; values are (num_key_value_heads, positions, head_dim
     rounded up to 16). In int8, keys and values have a float32 scale for each position of a head.
-    All memory is reserved at once; the system provides pages when they are first written.
+    All memory is reserved at once; the system provides pages when they are first written. These
+    are small where memory is scarce: the first position of every head would take a huge page.
 
     Attributes:
         arrays: keys, values and, in int8, the scales of both.
@@ -50,7 +62,10 @@ class KeysAndValues(LayerState):
         shapes: list[tuple[tuple[int, ...], npt.DTypeLike]] = [(keys, cells), (values, cells)]
         if dtype == "int8":
             shapes += [((heads, positions), np.float32)] * 2
-        self.arrays: tuple[npt.NDArray[Any], ...] = tuple(np.zeros(*shape) for shape in shapes)
+        bytes_of_all = sum(math.prod(shape) * np.dtype(cell).itemsize for shape, cell in shapes)
+        bytes_of_all *= sum(1 for _ in config.layers_of_a_pass)
+        make = zeros_in_small_pages if _is_scarce(bytes_of_all) else np.zeros
+        self.arrays: tuple[npt.NDArray[Any], ...] = tuple(make(*shape) for shape in shapes)
 
     def copy_prefix(self, source: LayerState, length: int) -> None:
         """Copy the first `length` positions."""
