@@ -166,6 +166,7 @@ void fill_table(KernelTable& table, [[maybe_unused]] Isa isa) {
 #elif defined(RSR_ARM64)
   if (isa < Isa::neon) return;
   fill_w16_neon(table);
+  fill_tables_neon(table, isa);
   fill_n4s1_i8_neon(table);
   fill_n4s1_f32_neon(table);
   fill_decoder_neon(table);

@@ -1,7 +1,8 @@
 // Many vectors at once, packing w16 with scales of groups of columns: tables of sums, one vector
 // per lane (tables.h).
 //
-// Internal linkage: each file that includes this compiles its own (table.h). Needs AVX2.
+// Internal linkage: each file that includes this compiles its own (table.h), after
+// decoding_<isa>.h.
 #pragma once
 #include <cstring>
 
@@ -9,16 +10,6 @@
 
 namespace rsr {
 namespace {
-
-// The scales of a group and `rows` rows, a multiple of 8, the first of which is `first` of those
-// wanted.
-inline void read_scales(const GroupScales& all, size_t group, size_t first, size_t rows,
-                        float* scales) {
-  const size_t entry = entry_bytes(all);
-  const char* from = static_cast<const char*>(all.data) + (group * all.stride + first) * entry;
-  for (size_t r = 0; r < rows; r += 8)
-    _mm256_storeu_ps(scales + r, eight_scales(from + r * entry, all.is_half));
-}
 
 // A unit of packing n4s1 with groups.
 struct GroupUnit {
@@ -123,25 +114,9 @@ struct GroupedTableProduct {
 
   // Adds the scaled sums of a group and clears them.
   template <bool kWide>
-  static void add_scaled(size_t rows, PerThread& scratch) {
-    __m256 steps[kLanes / 8];
-    for (size_t i = 0; i < kLanes / 8; i++) steps[i] = _mm256_loadu_ps(scratch.steps + 8 * i);
-    for (size_t r = 0; r < rows; r++) {
-      const __m256 scale = _mm256_broadcast_ss(scratch.scales + r);
-      for (size_t i = 0; i < kLanes / 8; i++) {
-        const size_t at = r * kLanes + 8 * i;
-        __m128i* eight = reinterpret_cast<__m128i*>(scratch.tile + at);
-        const __m256i sum =
-            kWide ? load(scratch.wide + at) : _mm256_cvtepi16_epi32(_mm_loadu_si128(eight));
-        if (kWide)
-          store(scratch.wide + at, _mm256_setzero_si256());
-        else
-          _mm_storeu_si128(eight, _mm_setzero_si128());
-        _mm256_storeu_ps(scratch.sums + at,
-                         _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(scale, steps[i]),
-                                         _mm256_loadu_ps(scratch.sums + at)));
-      }
-    }
+  static void add_group(size_t rows, PerThread& scratch) {
+    add_scaled<kWide, kLanes>(rows, scratch.scales, scratch.steps, scratch.tile, scratch.wide,
+                              scratch.sums);
   }
 
   // Adds columns [g, g + columns) of packing w16, of which blocks [begin, end) are wanted.
@@ -205,9 +180,9 @@ struct GroupedTableProduct {
       load_scales(scales, group, tile.top - tile.a.first, rows, vector, vectors, scratch);
       if (is_wide) {
         widen(scratch.tile, scratch.wide, rows * kLanes);
-        add_scaled<true>(rows, scratch);
+        add_group<true>(rows, scratch);
       } else {
-        add_scaled<false>(rows, scratch);
+        add_group<false>(rows, scratch);
       }
     }
   }
@@ -338,7 +313,7 @@ struct GroupedFloatTableProduct {
 #pragma GCC unroll 3
         for (size_t b = 0; b < Packing::kBlocks; b++, t += kTableBytes) {
           for (size_t i = 0; i < kRows; i++) {
-            sums[i] = Lanes::add(sums[i], Lanes::entry(t + 8 * size_t{bytes[i] & 255}));
+            sums[i] = Lanes::add(sums[i], Lanes::at(t, bytes[i] & 255));
             bytes[i] >>= 8;
           }
           if (j * Packing::kBlocks + b + 1 == kEnd)
@@ -368,7 +343,7 @@ struct GroupedFloatTableProduct {
         Ranks bytes = parts[i].ranks[r] >> (8 * parts[i].skip);
         const char* t = parts[i].tables;
         for (size_t b = 0; b < parts[i].blocks; b++, t += kTableBytes, bytes >>= 8)
-          sum = Lanes::add(sum, Lanes::entry(t + 8 * size_t{bytes & 255}));
+          sum = Lanes::add(sum, Lanes::at(t, bytes & 255));
       }
       if (kEnds) {
         rows.add_result(r, sum, scales[r]);

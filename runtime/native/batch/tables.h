@@ -5,91 +5,17 @@
 // ranks of a strip are decoded into bytes; multiplied by 8, which addressing does for free, a byte
 // is the offset of an entry. One load fetches the bytes of a whole column: loads are the limit.
 //
-// Internal linkage: each file that includes this compiles its own (table.h). Needs AVX2.
+// Internal linkage: each file that includes this compiles its own (table.h), after
+// decoding_<isa>.h.
 #pragma once
 #include <cstring>
 
-#include "avx2.h"
 #include "table.h"
 
 namespace rsr {
 namespace {
 
 constexpr size_t kTileRows = 1024;  // rows that use tables once built
-
-// Each of the following decodes rows [row, row + count) of one column into the ranks of its kBlocks
-// blocks, adjacent bytes of one Ranks per row. A byte is entry << kShift.
-struct W16Ranks : W16 {
-  static constexpr size_t kColumns = 2;  // at a time, of 64-byte entries: 6 tables of 27 entries
-  using Ranks = uint32_t;
-
-  static int entry(int pattern) { return pattern; }
-
-  template <int kShift>
-  static void decode(const uint8_t* column, size_t, size_t row, size_t count, Ranks* ranks) {
-    const uint16_t* words = reinterpret_cast<const uint16_t*>(column) + row;
-    const __m256i low = _mm256_set1_epi16(31 << kShift);
-    const __m256i high = _mm256_slli_epi16(low, 8);
-    for (size_t r = 0; r < count; r += 16) {
-      const __m256i w = load(words + r);
-      const __m256i first_two =
-          _mm256_or_si256(_mm256_and_si256(_mm256_slli_epi16(w, kShift), low),
-                          _mm256_and_si256(_mm256_slli_epi16(w, kShift + 3), high));
-      const __m256i third = _mm256_and_si256(_mm256_srli_epi16(w, 10 - kShift), low);
-      const __m256i a = _mm256_unpacklo_epi16(first_two, third);  // rows 0-3 and 8-11
-      const __m256i b = _mm256_unpackhi_epi16(first_two, third);  // rows 4-7 and 12-15
-      store(ranks + r, _mm256_permute2x128_si256(a, b, 0x20));
-      store(ranks + r + 8, _mm256_permute2x128_si256(a, b, 0x31));
-    }
-  }
-};
-
-// Entries: 16 by magnitude, then their negatives.
-struct N4S1Ranks : N4S1 {
-  static constexpr size_t kColumns = 1;  // 8 tables of 28 entries
-  using Ranks = uint64_t;
-
-  static int entry(int pattern) {
-    return pattern >= kZeroRank ? pattern - kZeroRank : int{kMagnitudes} + kZeroRank - pattern;
-  }
-
-  template <int kShift>
-  static void decode(const uint8_t* unit, size_t height, size_t row, size_t count, Ranks* ranks) {
-    const __m256i magnitude = _mm256_set1_epi8(15 << kShift);
-    const __m256i sign = _mm256_set1_epi8(static_cast<char>(16 << kShift));
-    for (size_t r = row; r < row + count; r += 32, ranks += 32) {
-      const __m256i raw = load(unit + kSignVector * height + r);
-      // Bit 7 is the sign of block 0; where its place is bit 6, that of block 1 is there already.
-      __m256i signs = _mm256_srli_epi16(raw, 3 - kShift), next = kShift == 3 ? raw : signs;
-      __m256i bytes[8];
-      for (int i = 0; i < 8; i++) {
-        const __m256i v = load(unit + i / 2 * height + r);
-        const __m256i nibbles =
-            i % 2 ? _mm256_srli_epi16(v, 4 - kShift) : _mm256_slli_epi16(v, kShift);
-        bytes[i] =
-            _mm256_or_si256(_mm256_and_si256(nibbles, magnitude), _mm256_and_si256(signs, sign));
-        next = i == 0 && kShift == 2 ? raw : _mm256_add_epi16(next, next);
-        signs = next;
-      }
-      // Eight bytes of each row together: pairs, fours, eights; lane 1 has rows 16-31.
-      for (int h = 0; h < 2; h++) {  // rows 8h to 8h + 7
-        __m256i pairs[4];
-        for (int i = 0; i < 4; i++)
-          pairs[i] = h ? _mm256_unpackhi_epi8(bytes[2 * i], bytes[2 * i + 1])
-                       : _mm256_unpacklo_epi8(bytes[2 * i], bytes[2 * i + 1]);
-        for (int g = 0; g < 2; g++) {  // rows 8h + 4g to 8h + 4g + 3
-          const __m256i a = g ? _mm256_unpackhi_epi16(pairs[0], pairs[1])
-                              : _mm256_unpacklo_epi16(pairs[0], pairs[1]);
-          const __m256i b = g ? _mm256_unpackhi_epi16(pairs[2], pairs[3])
-                              : _mm256_unpacklo_epi16(pairs[2], pairs[3]);
-          const __m256i first = _mm256_unpacklo_epi32(a, b), second = _mm256_unpackhi_epi32(a, b);
-          store(ranks + 8 * h + 4 * g, _mm256_permute2x128_si256(first, second, 0x20));
-          store(ranks + 16 + 8 * h + 4 * g, _mm256_permute2x128_si256(first, second, 0x31));
-        }
-      }
-    }
-  }
-};
 
 struct FloatTypes {
   using X = float;
@@ -118,6 +44,8 @@ struct Lanes : Arithmetic {
     for (int i = 0; i < N; i++) v.part[i] = Arithmetic::load(p + i * kPart);
     return v;
   }
+  // The entry that a decoded byte names.
+  static Value at(const char* table, size_t byte) { return entry(table + 8 * byte); }
   static void set_entry(char* p, Value v) {
     for (int i = 0; i < N; i++) Arithmetic::store(p + i * kPart, v.part[i]);
   }
@@ -144,16 +72,6 @@ struct Lanes : Arithmetic {
 // Two registers, each with a table of its own: a rank is decoded once for both.
 template <class Arithmetic>
 using TwoTables = Lanes<Arithmetic, 2, kPatterns * sizeof(typename Arithmetic::Register)>;
-
-// Adds int16 sums to int32 sums and clears them.
-inline void widen(int16_t* tile, int32_t* sums, size_t count) {
-  for (size_t i = 0; i < count; i += 8) {
-    __m128i* eight = reinterpret_cast<__m128i*>(tile + i);
-    store(sums + i,
-          _mm256_add_epi32(load(sums + i), _mm256_cvtepi16_epi32(_mm_loadu_si128(eight))));
-    _mm_storeu_si128(eight, _mm_setzero_si128());
-  }
-}
 
 // Bound: an int16 sum takes columns_per_widen columns (packing.h), then it is widened.
 template <class Lanes, class Packing>
@@ -261,7 +179,7 @@ struct TableProduct {
         for (size_t j = 0; j < (kKnown ? kKnown : columns); j++) {
           Ranks bytes = ranks[j * Packing::kStripRows + r];
           for (size_t b = 0; b < Packing::kBlocks; b++, t += kTableBytes, bytes >>= 8)
-            sum = Lanes::add(sum, Lanes::entry(t + 8 * size_t{bytes & 255}));
+            sum = Lanes::add(sum, Lanes::at(t, bytes & 255));
         }
         Lanes::store(tile, sum);
       }
@@ -276,7 +194,7 @@ struct TableProduct {
         for (size_t i = 0; i < kRows; i++) bytes[i] = ranks[j * Packing::kStripRows + r + i];
         for (size_t b = 0; b < Packing::kBlocks; b++, t += kTableBytes)
           for (size_t i = 0; i < kRows; i++) {
-            sums[i] = Lanes::add(sums[i], Lanes::entry(t + 8 * size_t{bytes[i] & 255}));
+            sums[i] = Lanes::add(sums[i], Lanes::at(t, bytes[i] & 255));
             bytes[i] >>= 8;
           }
       }
@@ -297,7 +215,7 @@ struct TableProduct {
       const char* t = tables;
       for (size_t b = 0; b < (kKnown ? kKnown : blocks); b++, t += kTableBytes)
         for (size_t i = 0; i < kRows; i++) {
-          sums[i] = Lanes::add(sums[i], Lanes::entry(t + 8 * size_t{bytes[i] & 255}));
+          sums[i] = Lanes::add(sums[i], Lanes::at(t, bytes[i] & 255));
           bytes[i] >>= 8;
         }
       for (size_t i = 0; i < kRows; i++) put(r + i, sums[i]);

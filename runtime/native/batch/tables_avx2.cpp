@@ -1,4 +1,5 @@
 // Many vectors at once, AVX2 (tables.h).
+#include "batch/decoding_avx2.h"
 #include "batch/grouped_tables.h"
 
 namespace rsr {

@@ -1,5 +1,6 @@
 // Many vectors at once, AVX-512 (tables.h): 16 lanes of float32 or 32 of int16 fill a register, and
 // two registers share the decoding of ranks.
+#include "batch/decoding_avx2.h"
 #include "batch/grouped_tables.h"
 
 namespace rsr {
