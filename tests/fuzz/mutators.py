@@ -34,6 +34,7 @@ WORDS = (
     "bitlinear", "autobitlinear", "online", "offline", *DTYPE_BITS, *BY_NAME, *CODECS, *DIRECTIONS,
     *ENCODINGS, *PACKINGS["ranked"], *PACKINGS["permuted"],
 )  # fmt: skip
+_DELTA_HEAD = 128  # bytes of the preamble of a delta
 # Errors caused by earlier damage, or by a number of more than 64 bits.
 _DAMAGED = (ValueError, LookupError, TypeError, OverflowError, msgpack.UnpackException)
 OTHERS: tuple[Any, ...] = (
@@ -206,8 +207,29 @@ def _with_header(fields: list[Any], body: bytes, header: bytes) -> bytes:
     return PREAMBLE.pack(*fields) + body[PREAMBLE.size :] + header
 
 
+def rsrd_file(rng: Random, data: bytes) -> bytes:
+    """Change the preamble or the body of a delta, and usually correct its size and hash."""
+    head, body = bytearray(data[:_DELTA_HEAD]), data[_DELTA_HEAD:]
+    match rng.randrange(10):
+        case 0:
+            return any_bytes(rng, data)
+        case 1:
+            at = rng.randrange(8, 32)
+            head[at : at + 4] = (rng.choice(NUMBERS) % (1 << 32)).to_bytes(4, "little")
+            return bytes(head) + body
+        case 2:
+            body = any_bytes(rng, body)
+        case _:  # the records behind the new header
+            end = 4 + int.from_bytes(body[:4], "little")
+            body = body[:end] + any_bytes(rng, body[end:])
+    head[16:24] = len(body).to_bytes(8, "little")
+    head[96:] = hashlib.sha256(body).digest()
+    return bytes(head) + body
+
+
 MUTATORS: dict[str, Mutator] = {
     "json": json_text,
     "rsr": rsr_file,
+    "rsrd": rsrd_file,
     "safetensors": safetensors_file,
 }

@@ -258,6 +258,46 @@ def compile_source(folder: Path) -> None:
         raise Finding(f"compiled to something else: {error}") from None
 
 
+_OLD_FILES: dict[bytes, bytes] = {}  # by the hash of their header; they are not damaged
+
+
+def deltas(scratch: Path) -> list[Sample]:
+    """Return deltas of two files with every encoding, alike but for some weights; raw and zstd."""
+    samples = []
+    for i, options in enumerate(
+        ({"target": "avx512"}, {"target": "avx2"}, {"encoding": "permuted", "k": 2}, {"zstd": 1})
+    ):
+        paths = []
+        for j, t in enumerate((ternary(8, 70), np.abs(ternary(8, 70)))):
+            t[0, :60] = [-1, 0, 1] * 20  # the same digits occur in both
+            source, compiled = scratch / f"{i}{j}.safetensors", scratch / f"{i}{j}.rsr"
+            tensors: Arrays = {"w.weight": t, "n": np.ones(8 + j, np.float32)}
+            source.write_bytes(safetensors_bytes(tensors))
+            rsrc.compile(source, compiled, threads=1, **options)  # type: ignore[arg-type]
+            paths.append(compiled)
+        delta = scratch / f"{i}.rsrd"
+        rsrc.diff(*paths, delta, threads=1)
+        _OLD_FILES[RsrFile(paths[0]).digest] = paths[0].read_bytes()
+        samples.append({"d.rsrd": delta.read_bytes()})
+    return samples
+
+
+def patch_rsr(folder: Path) -> None:
+    """Apply a delta; a result must be the new file, and what is refused must leave nothing."""
+    old, delta, output = folder / "old.rsr", folder / "d.rsrd", folder / "out.rsr"
+    data = delta.read_bytes()
+    old.write_bytes(_OLD_FILES.get(data[32:64]) or next(iter(_OLD_FILES.values())))
+    try:
+        rsrc.patch(old, delta, output, threads=1)
+    except RsrError:
+        if {path.name for path in folder.iterdir()} != {old.name, delta.name}:
+            raise Finding("a refused delta left an output") from None
+        raise
+    if RsrFile(output).digest != data[64:96]:
+        raise Finding("patched to another file")
+    RsrFile(output).verify()
+
+
 def verify_rsr(folder: Path) -> None:
     """Open a file and check every byte, which is cheap, so that many headers are tried."""
     RsrFile(folder / "model.rsr").verify()
@@ -361,5 +401,6 @@ TARGETS = {
         Target("verify", rsr_files, verify_rsr),
         Target("use", rsr_files, use_rsr),
         Target("decompile", unrotated_files, decompile_rsr),
+        Target("patch", deltas, patch_rsr),
     )
 }

@@ -99,6 +99,8 @@ OPTIONS = {
         "--type [TQ1_0|TQ2_0|Q2_0|PQ2_0]", "--force",
     ],
     "unpack": ["FILE", "-o, --output", "--force", "--json"],
+    "diff": ["OLD NEW", "-o, --output", "--stat", "--force", "--json"],
+    "patch": ["OLD DELTA", "-o, --output", "--force", "--json"],
     "eval": [
         "FILE", "--tasks", "--num-fewshot", "--limit", "--include-path", "--apply-chat-template",
         "-o, --output FILE", "--force", *LOADING, "--json",
@@ -195,6 +197,11 @@ class TestUsage:
             ["compile", "x", "-o", "y", "--executor", "slurm://host:1"],
             ["compile", "x", "y", "-o", "z"],
             ["unpack", "x"],
+            ["diff", "x", "y"],
+            ["diff", "x", "-o", "d"],
+            ["diff", "x", "y", "-o", "d", "--stat"],
+            ["patch", "x", "-o", "y"],
+            ["patch", "x", "d"],
             ["inspect"],
             ["inspect", "x", "--block", "0"],
             ["inspect", "x", "--tensor", "w", "--block", "one"],
@@ -740,6 +747,56 @@ def test_unpack(run: Run, rsr: Path, source: Path, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_diff_and_patch(run: Run, rsr: Path, kit: Kit, tmp_path: Path) -> None:
+    other, delta, out = tmp_path / "other.rsr", tmp_path / "d.rsrd", tmp_path / "out.rsr"
+    changed = T.copy()
+    changed[0, :3] = -1, 0, 1
+    source = kit.save(tmp_path / "o.safetensors", {"w": changed, "norm": np.ones(5, np.float32)})
+    rsrc.compile(source, other, target="avx512")
+    made = run("diff", rsr, other, "-o", delta).stdout
+    assert made.startswith(f"{delta}: {delta.stat().st_size:,} bytes, ")
+    found = json.loads(run("diff", rsr, other, "-o", delta, "--force", "--json").stdout)
+    assert found["delta_bytes"] == delta.stat().st_size
+    assert (found["old_bytes"], found["new_bytes"]) == (rsr.stat().st_size, other.stat().st_size)
+    assert set(found) == {
+        "old", "new", "output", "old_bytes", "new_bytes", "delta_bytes", "copied", "changed",
+        "carried",
+    }  # fmt: skip
+    size = other.stat().st_size
+    assert run("patch", rsr, delta, "-o", out).stdout == f"{out}: {size:,} bytes, verified\n"
+    assert out.read_bytes() == other.read_bytes()
+    assert "use --force" in run("patch", rsr, delta, "-o", out, code=1).stderr
+    assert json.loads(run("patch", rsr, delta, "-o", out, "--force", "--json").stdout) == {
+        "old": str(rsr), "delta": str(delta), "output": str(out), "output_bytes": size,
+    }  # fmt: skip
+    assert "is the new file of this delta already" in (
+        run("patch", other, delta, "-o", out, "--force", code=1).stderr
+    )
+    assert "not a .rsrd file: it begins with 89 52 53 52" in (
+        run("patch", rsr, other, "-o", tmp_path / "x", code=1).stderr
+    )
+
+
+def test_diff_stat(run: Run, rsr: Path, kit: Kit, tmp_path: Path) -> None:
+    other = tmp_path / "other.rsr"
+    source = kit.save(tmp_path / "o.safetensors", {"w": -T, "v": np.ones(5, np.float32)})
+    rsrc.compile(source, other, target="avx512")
+    found = json.loads(run("diff", rsr, other, "--stat", "--json").stdout)
+    tensors = {t["name"]: t for t in found["tensors"]}
+    assert {name: t["status"] for name, t in tensors.items()} == {
+        "w": "changed", "norm": "removed", "v": "added",
+    }  # fmt: skip
+    assert tensors["w"]["changed"] == tensors["w"]["changed_sign"] == np.mean(T != 0)
+    assert tensors["w"]["became_zero"] == tensors["w"]["became_nonzero"] == 0
+    assert found["indexed"]["weights"] == T.size
+    assert found["files"] == []
+    table = run("diff", rsr, other, "--stat").stdout
+    assert f"{np.mean(T != 0):.4%}" in table
+    assert "0 tensors of 3 the same" in table
+    same = run("diff", rsr, rsr, "--stat").stdout
+    assert same == "2 tensors of 2 the same\n"
+
+
 def test_info(run: Run) -> None:
     found = json.loads(run("info", "--json").stdout)
     assert set(found) == {"cpu", "target", "packing", "format_version", "versions"}
@@ -764,6 +821,8 @@ class TestStreams:
             ["verify", "x.rsr", "--against", "s.safetensors"],
             ["decompile", "x.rsr", "-o", "y.safetensors"],
             ["unpack", "x.rsr", "-o", "y.rsr"],
+            ["diff", "x.rsr", "x.rsr", "-o", "d.rsrd"],
+            ["diff", "x.rsr", "x.rsr", "--stat"],
         ],
     )
     def test_a_pipe_gets_nothing_on_stderr(
@@ -783,6 +842,7 @@ class TestStreams:
             ("comparing", ["verify", "x.rsr", "--against", "s.safetensors"]),
             ("decompiling", ["decompile", "x.rsr", "-o", "y.safetensors"]),
             ("unpacking", ["unpack", "x.rsr", "-o", "y.rsr"]),
+            ("comparing", ["diff", "x.rsr", "x.rsr", "-o", "d.rsrd"]),
         ],
     )
     def test_a_terminal_gets_a_progress_bar(
