@@ -54,7 +54,7 @@ from .likelihood import LogLikelihood, log_likelihoods
 from .pooling import EmbeddingConfig, read_embedding_config
 from .prefix_cache import PrefixCache
 from .sampling import Sampling
-from .scarce_memory import default_context, warn_if_file_exceeds_memory
+from .scarce_memory import default_context, warn_if_mapped_exceed_memory
 from .session import Progress, Session, SessionPool
 from .speculation import PassTimes, Speculation
 from .template import ChatTemplate
@@ -114,11 +114,12 @@ class LanguageModel:
         self._model = model
         self.config: Config = read_config(model.files, model.metadata)
         self._kv = kv
-        self.context = self._checked_context(context)
         self._activations = activations
         self._adapter_paths = named_paths(adapters)
-        warn_if_file_exceeds_memory(model)
         weights = collect(model, self.config, activations)
+        mapped = 0 if model.mapped_bytes() == 0 else sum(w.weight.nbytes for w in weights.linear)
+        warn_if_mapped_exceed_memory(mapped)
+        self.context = self._checked_context(context, mapped)
         weights, self._adapters = attached(weights, self._adapter_paths)
         self.adapters = tuple(self._adapter_paths)
         self._decoder = Decoder(self.config, weights, self.context)
@@ -134,12 +135,12 @@ class LanguageModel:
         self._tokenizer: Tokenizer | None = None
         self._template: ChatTemplate | None = None
 
-    def _checked_context(self, context: int | None) -> int:
+    def _checked_context(self, context: int | None, mapped: int) -> int:
         limit = self.config.max_position_embeddings
         if context is None:
             most = min(limit, DEFAULT_CONTEXT)
             position_bytes = KVCache(self.config, LANES, self._kv).position_bytes
-            return default_context(self._model, most, position_bytes)
+            return default_context(most, position_bytes, mapped)
         return whole_number("context", context, 1, limit, "the model's limit")
 
     def _has_exact_rows(self) -> bool:

@@ -7,23 +7,22 @@ import warnings
 from rsr_formats.pages import available_memory
 from rsr_formats.text import size
 
-from ..model import Model
 from .errors import ScarceMemoryWarning
 
 _LEAST_CONTEXT = 256  # positions that a context has at least, unless the model's limit is lower
-_LEAST_SHARE = 4  # a text gets a cache of 1 / (2 * this) of the memory if the file leaves less
+_LEAST_SHARE = 4  # a text gets 1 / (2 * this) of the memory if the weights leave less
 
 
-def default_context(model: Model, most: int, position_bytes: int) -> int:
+def default_context(most: int, position_bytes: int, mapped: int) -> int:
     """Return how many positions a context has if nobody says.
 
-    A text takes at most half of the memory that the file leaves, as other texts and buffers need
-    memory, too. A file that does not fit is read again and again, so it leaves a quarter.
+    A text takes at most half of the memory that the weights leave, as other texts and buffers need
+    memory, too. Weights that do not fit are read again and again, so they leave a quarter.
 
     Args:
-        model: its file is mapped, or in memory already.
         most: the context if there is enough memory.
         position_bytes: bytes of keys and values of a position.
+        mapped: bytes of the weights of a mapped file, 0 if they are in memory already.
 
     Returns:
         `most`, or half of it, a quarter and so on, so that a saved cache fits the next start, too.
@@ -31,7 +30,7 @@ def default_context(model: Model, most: int, position_bytes: int) -> int:
     available = available_memory()
     if available is None:
         return most
-    left = available.nbytes - model.mapped_bytes()
+    left = available.nbytes - mapped
     share = max(left, available.nbytes // _LEAST_SHARE) // 2
     context = most
     while context > _LEAST_CONTEXT and context * position_bytes > share:
@@ -46,13 +45,14 @@ def default_context(model: Model, most: int, position_bytes: int) -> int:
     return context
 
 
-def warn_if_file_exceeds_memory(model: Model) -> None:
-    """Warn if not all of a mapped file can be in memory at once."""
-    available, mapped = available_memory(), model.mapped_bytes()
+def warn_if_mapped_exceed_memory(mapped: int) -> None:
+    """Warn if so many bytes of a file, which texts read, cannot be in memory at once."""
+    available = available_memory()
     if available is not None and mapped > available.nbytes:
         _warn(
-            f"the file has {size(mapped)}, but {available}: parts of it are read again for every "
-            "token, which is slow; free memory, raise the limit, or take a smaller model",
+            f"the weights have {size(mapped)}, but {available}: parts of them are read from the "
+            "file again for every token, which is slow; free memory, raise the limit, or take a "
+            "smaller model",
             stacklevel=5,
         )
 

@@ -41,12 +41,16 @@ def position_bytes(model: LanguageModel) -> int:
     return model.new_session().cache.position_bytes
 
 
-def test_the_context_takes_half_of_what_the_file_leaves(
+def weights_of(model: LanguageModel) -> int:
+    return sum(layer.weight.nbytes for layer in model.weights.linear)
+
+
+def test_the_context_takes_half_of_what_the_weights_leave(
     loaded: Loader, available: Available, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scarce_memory, "_LEAST_CONTEXT", 128)
     whole = loaded(FAMILY)
-    most, mapped, nbytes = whole.context, whole._model.mapped_bytes(), position_bytes(whole)
+    most, mapped, nbytes = whole.context, weights_of(whole), position_bytes(whole)
     assert most == 256
     needed = mapped + 2 * most * nbytes
     available(needed)
@@ -65,14 +69,14 @@ def test_the_context_takes_half_of_what_the_file_leaves(
         assert loaded(FAMILY).context == 128  # an eighth of the memory holds less: the least
 
 
-def test_a_file_that_memory_cannot_hold(loaded: Loader, available: Available) -> None:
-    """It leaves a quarter of the memory to the context, and runs."""
-    mapped = loaded(FAMILY)._model.mapped_bytes()
+def test_weights_that_memory_cannot_hold(loaded: Loader, available: Available) -> None:
+    """They leave a quarter of the memory to the context, and are read anyway."""
+    mapped = weights_of(loaded(FAMILY))
     available(mapped)
     loaded(FAMILY, context=64)
     available(mapped - 1)
     with pytest.warns(
-        ScarceMemoryWarning, match=r"the file has .* but .* available: .* is slow; free memory"
+        ScarceMemoryWarning, match=r"the weights have .* but .* available: .* is slow; free memory"
     ) as warned:
         model = loaded(FAMILY, context=64)
     assert warned[0].filename == loader.__file__
