@@ -10,7 +10,7 @@ CLANG_FORMAT_FILES := $(foreach folder,/native/ /native/*/,$(wildcard $(foreach 
 # Runs a command and prints a dot every two seconds; its exit status is that of the command.
 with_dots = $(1) & pid=$$!; while kill -0 $$pid 2>/dev/null; do printf .; sleep 2; done; echo; wait $$pid
 
-.PHONY: demo test test-page test-clients test-arm lint format parity bench stubs clean
+.PHONY: demo test test-page test-clients test-arm test-cross test-wheels lint format parity bench stubs clean
 
 demo: $(VENV)/installed  ## compile and run the embedded example
 	$(BIN)/rsrc demo
@@ -26,6 +26,12 @@ test-clients: $(VENV)-clients/installed  ## the examples of docs/clients.md
 
 test-arm: $(VENV)/installed  ## on emulated ARM processors; says what it needs from Debian
 	VENV=$(VENV) tests/arm/run
+
+test-cross:  ## compiled for every system by zig's clang, and run where an emulator can
+	PYTHON=$(PYTHON) tests/cross/run
+
+test-wheels:  ## the sdist, and its wheels for every Python that is found
+	tests/packages/run
 
 lint: $(VENV)/lint-installed  ## ruff, mypy --strict, clang-format, committed stubs
 	$(BIN)/ruff check .

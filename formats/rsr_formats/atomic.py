@@ -14,6 +14,7 @@ from typing import BinaryIO
 from .errors import OutputExistsError
 
 _temporaries: dict[Path, list[BinaryIO]] = {}  # files and folders to remove; open files in each
+_IN_USE = (5, 32, 1224)  # Windows: access denied, sharing violation, mapped into memory
 _foreign: list[tuple[Path, str, set[Path]]] = []  # folders, patterns, and files to keep
 
 
@@ -101,9 +102,11 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def _name_target(error: OSError, path: Path, target: Path) -> None:
-    """Replace the temporary path in an error; explain a bare "9 requested and 4 written"."""
+    """Replace the temporary path in an error, and explain the reasons that need it."""
     if type(error) is OSError and error.errno is None:  # numpy.ndarray.tofile on a full disk
         error.strerror = f"writing failed: {error}"
+    if getattr(error, "winerror", None) in _IN_USE and target.exists():
+        error.strerror = f"{error.strerror}: Windows replaces no file that a program has open"
     for attribute in ("filename", "filename2"):
         name = str(getattr(error, attribute) or "")
         if name.startswith(str(path)):

@@ -9,6 +9,8 @@
 #pragma once
 #include <immintrin.h>
 
+#include <cstdint>
+
 #include "tuning.h"
 
 namespace rsr {

@@ -32,9 +32,9 @@ namespace {
 uint64_t saved_states() {
   const bool has_xgetbv = cpuid(1).ecx >> 27 & 1;
   if (!has_xgetbv) return 0;
-#if defined(_MSC_VER)
+#if defined(_MSC_VER) && !defined(__clang__)
   return _xgetbv(0);
-#else
+#else  // clang-cl too: its _xgetbv needs a flag
   uint32_t low, high;
   __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   return uint64_t(high) << 32 | low;

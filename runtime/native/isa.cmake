@@ -1,5 +1,15 @@
+# Microsoft's compiler, or a driver of clang that takes its options. The latter takes clang's names
+# of instruction sets, too, and hands on other options of clang behind a prefix.
+set(RSR_IS_CL OFF)
+set(RSR_PREFIX "")
+if(MSVC AND CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  set(RSR_PREFIX /clang:)
+elseif(MSVC)
+  set(RSR_IS_CL ON)
+endif()
+
 # Compile flags of each instruction set.
-if(MSVC)
+if(RSR_IS_CL)
   set(rsr_avx2_flags /arch:AVX2)
   set(rsr_avx512_flags /arch:AVX512)
   set(rsr_avx512vnni_flags /arch:AVX512)

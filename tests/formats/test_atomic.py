@@ -51,6 +51,22 @@ def test_an_exception_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_windows_replaces_no_file_that_is_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replace(path: Path, target: Path) -> None:
+        error = PermissionError(errno.EACCES, "Access is denied", str(path))
+        error.winerror = 5  # type: ignore[attr-defined, unused-ignore]
+        raise error
+
+    path = tmp_path / "a.rsr"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(PermissionError, match="no file that a program has open"):
+        write(path, force=True)
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
+
+
 def test_an_existing_file_needs_force(tmp_path: Path) -> None:
     path = tmp_path / "a.rsr"
     path.write_bytes(b"old")

@@ -87,7 +87,7 @@ struct Set {
 template <int V>
 void multiply_set(const Set& set) {
   __m512i low_i32x16[V], high_i32x16[V];
-#if defined(__GNUC__)
+#if defined(__GNUC__) || defined(__clang__)
   // Here and below: otherwise GCC shares registers of equal sums, and copies sums at every step.
   const auto keep = [](__m512i& sums) { asm("" : "+v"(sums)); };
 #else

@@ -14,7 +14,7 @@ namespace {
 // sum += v, now: GCC would postpone the additions of several blocks until registers run out.
 inline void add_now(__m256i& sum, __m256i v) {
   sum = _mm256_add_epi8(sum, v);
-#if defined(__GNUC__)
+#if defined(__GNUC__) || defined(__clang__)
   __asm__("" : "+x"(sum));
 #endif
 }

@@ -13,12 +13,12 @@
 
 // Not inlined: a tile needs more registers than its callers leave. Unrolled explicitly: GCC keeps
 // arrays of Lanes in registers only if it unrolls the loops over them early.
-#if defined(_MSC_VER)
-#define RSR_TILE __declspec(noinline)
-#define RSR_UNROLL
-#elif defined(__clang__)
+#if defined(__clang__)
 #define RSR_TILE __attribute__((noinline))
 #define RSR_UNROLL _Pragma("unroll")
+#elif defined(_MSC_VER)
+#define RSR_TILE __declspec(noinline)
+#define RSR_UNROLL
 #else
 #define RSR_TILE __attribute__((noinline))
 #define RSR_UNROLL _Pragma("GCC unroll 8")

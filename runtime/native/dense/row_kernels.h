@@ -33,7 +33,7 @@ namespace {
 constexpr size_t kPrefetchBytes = 8192;  // ahead, in a single stream
 
 inline void prefetch_line([[maybe_unused]] const void* p) {
-#if !defined(_MSC_VER)
+#if defined(__GNUC__) || defined(__clang__)
   __builtin_prefetch(p);
 #elif defined(_M_X64)
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
@@ -41,7 +41,7 @@ inline void prefetch_line([[maybe_unused]] const void* p) {
 }
 
 inline void prefetch_into_l2([[maybe_unused]] const void* p) {
-#if !defined(_MSC_VER)
+#if defined(__GNUC__) || defined(__clang__)
   __builtin_prefetch(p, 0, 2);
 #elif defined(_M_X64)
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);

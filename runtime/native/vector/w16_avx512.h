@@ -32,7 +32,7 @@ static_assert(kTableBytesI8 == sizeof(__m512i) && kTableBytesF32 == 2 * sizeof(_
 // Loads once; the compiler would otherwise load again for every use.
 inline __m512i load_once(const void* p) {
   __m512i v = load(p);
-#if defined(__GNUC__)
+#if defined(__GNUC__) || defined(__clang__)
   asm volatile("" : "+v"(v));
 #endif
   return v;
@@ -59,7 +59,7 @@ struct Style {
     }
     __m512i entries(__m512i index) const {
       if constexpr (InRegisters) return _mm512_permutexvar_epi16(index, register_);
-#if defined(__GNUC__)
+#if defined(__GNUC__) || defined(__clang__)
       // The compiler would keep the table in a register.
       __m512i found;
       asm("vpermw %2, %1, %0"

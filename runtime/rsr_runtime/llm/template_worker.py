@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,9 @@ class _Limits:
         for what, limit in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0)):
             hard = resource.getrlimit(what)[1]
             if hard == resource.RLIM_INFINITY or limit <= hard:
-                resource.setrlimit(what, (limit, limit))
+                # macOS refuses a limit of memory below what it has mapped for any process.
+                with suppress(ValueError, OSError):
+                    resource.setrlimit(what, (limit, limit))
 
     def start(self) -> None:
         self._set(self._seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -122,6 +123,26 @@ class TestText:
         del template
         gc.collect()
         assert process.returncode is not None
+
+    @pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+    def test_a_system_may_refuse_the_limit_of_memory(self) -> None:
+        code = (
+            "import resource\n"
+            "def refuse(*limits): raise ValueError('current limit exceeds maximum limit')\n"
+            "resource.setrlimit = refuse\n"
+            "from rsr_runtime.llm.template_worker import main\n"
+            "main()\n"
+        )
+        settings = {"path": sys.path, "source": "{{ a }}", "memory": 1 << 30, "seconds": 9}
+        requests = [settings | {"characters": 9}, {"a": "text"}]
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            input="".join(f"{json.dumps(request)}\n" for request in requests),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert json.loads(done.stdout.splitlines()[1]) == {"text": "text"}
 
     @pytest.mark.skipif(os.name != "posix", reason="signal 0 asks whether a process is there")
     def test_the_process_ends_with_the_program(self) -> None:

@@ -263,7 +263,6 @@ void check_rotate(Harness& harness, size_t d, size_t half) {
   }
 }
 
-constexpr CacheType kTypes[] = {CacheType::float32, CacheType::float16, CacheType::int8};
 constexpr const char* kAttendSlots[] = {"decoder.f32", "decoder.f16", "decoder.i8"};
 
 const rsr::CacheKernels& cache_kernels(const rsr::KernelTable& t, CacheType type) {
