@@ -3,9 +3,9 @@
 //
 // * Block 3 i + j of a group is in word i or i + 1 of the group, for each j at one rank. So bundles
 //   of 12 blocks have the same order of inputs wherever the group begins (make_bundle's kFirst).
-// * The last bundle of a group is not full, and its last block may have inputs that are only
-//   padding: 128 inputs would take 36 steps where 32 hold them. Where it saves a tile, bytes of
-//   some steps move to the holes of others, by one masked vpshufb for each pair of steps.
+// * The tail of a group has up to 12 blocks, the last of which may have inputs that are only
+//   padding. Four whole blocks fill k steps. The inputs that are left over follow as they come,
+//   each of the four in a step with the rank and the digit of its own.
 //
 // Internal linkage: each file that includes this compiles its own (table.h). Needs AVX-512 F, BW
 // and VBMI.
@@ -18,7 +18,6 @@ namespace rsr {
 namespace {
 
 constexpr size_t kBundleBlocks = kBundleColumns * W16::kBlocks;
-constexpr size_t kMaxBundleSteps = W16::kBlocks * kMaxK;
 constexpr size_t kPutSteps = 16;
 static_assert(block_steps(1) % kPutSteps == 0 && block_steps(2) % kPutSteps == 0 &&
               block_steps(3) % kPutSteps == 0);
@@ -26,56 +25,31 @@ static_assert(block_steps(1) % kPutSteps == 0 && block_steps(2) % kPutSteps == 0
 // How the inputs of a group become steps.
 class GroupSteps {
  public:
-  // inputs: those of the blocks, less the zeros that complete the last. Steps are compacted if that
-  // saves a multiple of `unit`.
-  GroupSteps(size_t blocks, size_t inputs, int k, size_t unit) : k_(k), arrange_(k) {
+  // inputs: those of the blocks, less the zeros that complete the last.
+  GroupSteps(size_t blocks, size_t inputs, int k) : k_(k), arrange_(k) {
     if (blocks == 0) return;
     whole_ = (blocks - 1) / kBundleBlocks;
-    const size_t tail = blocks - whole_ * kBundleBlocks;  // blocks of the last bundle
     tail_inputs_ = inputs - whole_ * bundle_inputs(k);
-    used_ = min(tail, W16::kBlocks) * k;
-    const size_t least = divide_up(tail_inputs_, kStepInputs), before = whole_ * bundle_steps(k);
-    const bool is_compact = divide_up(before + least, unit) < divide_up(before + used_, unit);
-
-    constexpr size_t kWordAt[kStepInputs] = {0, 2, 1, 3};  // as in Arrangement
-    constexpr uint8_t kHole = 64;
-    uint8_t input_at[kMaxBundleSteps][kStepInputs];  // of the bundle, by step and byte
-    size_t filled[kMaxBundleSteps] = {};
-    for (size_t s = 0; s < used_; s++)
-      for (size_t p = 0; p < kStepInputs; p++) {
-        const size_t input = (kWordAt[p] * W16::kBlocks + s / k) * k + s % k;
-        const bool is_hole = input >= tail_inputs_;
-        input_at[s][p] = is_hole ? kHole : static_cast<uint8_t>(input);
-        filled[s] += !is_hole;
-      }
-    if (is_compact) {
-      // Steps with the most inputs stay, the others fill them up.
-      bool stays[kMaxBundleSteps] = {};
-      for (size_t most = kStepInputs; most > 0; most--)
-        for (size_t s = 0; s < used_; s++)
-          if (filled[s] == most && tail_steps_ < least) {
-            stays[s] = true;
-            place_[tail_steps_++] = s;
-          }
-      for (size_t t = 0; t < tail_steps_; t++)
-        for (size_t s = 0; s < used_; s++)
-          if (!stays[s]) add_move(input_at[place_[t]], input_at[s], t, s, kHole);
-    } else {
-      tail_steps_ = used_;
-      for (size_t s = 0; s < used_; s++) place_[s] = s;
-    }
+    fours_ = tail_inputs_ / k / kStepInputs;
     alignas(64) uint8_t from[64] = {};
-    for (size_t t = 0; t < tail_steps_; t++)
-      for (size_t p = 0; p < kStepInputs; p++)
-        if (input_at[place_[t]][p] != kHole) {
-          from[t * kStepInputs + p] = input_at[place_[t]][p];
-          filled_ |= uint64_t(1) << (t * kStepInputs + p);
-        }
+    size_t byte = 0;
+    for (size_t four = 0; four < fours_; four++)
+      for (size_t d = 0; d < static_cast<size_t>(k); d++)
+        for (size_t p = 0; p < kStepInputs; p++)
+          from[byte++] = static_cast<uint8_t>((four * kStepInputs + p) * k + d);
+    for (size_t i = fours_ * kStepInputs * k; i < tail_inputs_; i++, byte++) {
+      LeftStep& step = left_[(byte - fours_ * kStepInputs * k) / kStepInputs];
+      const size_t p = byte % kStepInputs;
+      if (p == 0) step = {}, left_steps_++;
+      from[byte] = static_cast<uint8_t>(i);
+      step.blocks[p] = i / k;
+      step.bytes[i % k] |= 0x1111111111111111 << p;
+    }
+    filled_ = ~uint64_t(0) >> (64 - tail_inputs_);
     from_ = _mm512_load_si512(from);
   }
 
-  size_t steps() const { return whole_ * bundle_steps(k_) + tail_steps_; }
-  size_t bundles() const { return whole_ + 1; }
+  size_t steps() const { return whole_ * bundle_steps(k_) + tail_steps(); }
 
   // Calls put(step, its inputs and those of the next, kPutSteps in all) until the inputs x of the
   // group are in the order of its steps; zeros complete the last.
@@ -91,7 +65,7 @@ class GroupSteps {
       if (bundle == whole_) {
         const __m512i tail = _mm512_maskz_loadu_epi8(~uint64_t(0) >> (64 - tail_inputs_), x);
         _mm512_storeu_si512(end, _mm512_maskz_permutexvar_epi8(filled_, from_, tail));
-        end += tail_steps_ * kStepInputs;
+        end += tail_steps() * kStepInputs;
         _mm512_storeu_si512(end, _mm512_setzero_si512());
         bundle++;
       }
@@ -99,65 +73,80 @@ class GroupSteps {
     }
   }
 
-  // Makes bundle i of a panel of the group. words: the one in which the group begins; columns: that
-  // exist from it on. Writes up to kMaxBundleSteps - 1 steps beyond the group's.
+  // Makes the panel of the group. words: the one whose rank kFirst is the group's first; columns:
+  // that exist from it on.
   template <int K, int kFirst>
-  void make(size_t i, const uint16_t* words, size_t height, size_t columns,
-            const DigitBytes& digits, char* panel) const {
-    words += i * kBundleColumns * height;
-    columns -= min(columns, i * kBundleColumns);
-    panel += i * bundle_steps(k_) * kStepBytes;
-    if (i < whole_ || moves_ == 0)
-      return make_bundle<K, kFirst>(words, height, columns, k_, digits, panel);
-    alignas(64) char all[kMaxBundleSteps * kStepBytes];
-    make_bundle<K, kFirst>(words, height, columns, k_, digits, all);
-    for (size_t t = 0, m = 0; t < tail_steps_; t++) {
-      const char* at = all + place_[t] * kStepBytes;
-      __m512i low = load(at), high = load(at + 64);
-      for (; m < moves_ && move_[m].to == t; m++) {
-        const char* from = all + move_[m].from * kStepBytes;
-        const __m512i bytes = _mm512_set1_epi32(move_[m].bytes);
-        const __m512i lanes = _mm512_broadcast_i32x4(
-            _mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
-        const __m512i order = _mm512_add_epi8(bytes, lanes);
-        low = _mm512_mask_shuffle_epi8(low, move_[m].mask, load(from), order);
-        high = _mm512_mask_shuffle_epi8(high, move_[m].mask, load(from + 64), order);
-      }
-      _mm512_storeu_si512(panel + t * kStepBytes, low);
-      _mm512_storeu_si512(panel + t * kStepBytes + 64, high);
+  void make(const uint16_t* words, size_t height, size_t columns, const DigitBytes& digits,
+            char* panel) const {
+    for (size_t i = 0; i < whole_; i++) {
+      make_bundle<K, kFirst>(words, height, columns, k_, digits, panel);
+      words += kBundleColumns * height;
+      columns -= kBundleColumns;
+      panel += bundle_steps(k_) * kStepBytes;
     }
+    make_tail<K, kFirst>(words, height, digits, panel);
   }
 
  private:
-  // Bytes of step `from` of the bundle that fill holes of step `to` of the tail.
-  struct Move {
-    size_t to, from;
-    uint64_t mask;   // of bytes of `to`
-    uint32_t bytes;  // of a row of `from`, for each byte of `to`
+  // Inputs left over: the block of each, and the bytes that have digit d.
+  struct LeftStep {
+    size_t blocks[kStepInputs];  // of the tail
+    uint64_t bytes[kMaxK];
   };
 
-  void add_move(uint8_t* to, uint8_t* from, size_t t, size_t s, uint8_t hole) {
-    Move move = {t, s, 0, 0};
-    size_t q = 0;
-    for (size_t p = 0; p < kStepInputs; p++) {
-      if (to[p] != hole) continue;
-      while (q < kStepInputs && from[q] == hole) q++;
-      if (q == kStepInputs) break;
-      to[p] = from[q];
-      from[q] = hole;
-      move.mask |= 0x1111111111111111 << p;
-      move.bytes |= static_cast<uint32_t>(q) << (8 * p);
+  size_t tail_steps() const { return fours_ * k_ + left_steps_; }
+
+  template <int K, int kFirst>
+  void make_tail(const uint16_t* words, size_t height, const DigitBytes& digits,
+                 char* panel) const {
+    const int width = K ? K : k_;
+    const auto ranks_of_block = [&](size_t block) {
+      block += kFirst;
+      return _mm512_srlv_epi16(
+          load(words + block / W16::kBlocks * height),
+          _mm512_set1_epi16(static_cast<short>(block % W16::kBlocks * W16::kRankBits)));
+    };
+    // A row's ranks in bytes, those of 16 rows in each half.
+    const auto interleave = [](__m512i v0, __m512i v1, __m512i v2, __m512i v3, __m512i* halves) {
+      v2 = _mm512_slli_epi16(v2, 8), v3 = _mm512_slli_epi16(v3, 8);
+      const __m512i low = _mm512_set1_epi16(0x00ff);
+      v0 = _mm512_ternarylogic_epi32(low, v0, v2, 0xca);
+      v1 = _mm512_ternarylogic_epi32(low, v1, v3, 0xca);
+      halves[0] = _mm512_unpacklo_epi16(v0, v1);
+      halves[1] = _mm512_unpackhi_epi16(v0, v1);
+    };
+    __m512i halves[2];
+    for (size_t four = 0; four < fours_; four++) {
+      const size_t b = four * kStepInputs;
+      interleave(ranks_of_block(b), ranks_of_block(b + 2), ranks_of_block(b + 1),
+                 ranks_of_block(b + 3), halves);
+#pragma GCC unroll 5
+      for (int d = 0; d < width; d++, panel += kStepBytes)
+        for (size_t h = 0; h < 2; h++)
+          _mm512_storeu_si512(panel + 64 * h, _mm512_permutexvar_epi8(halves[h], digits.of[d]));
     }
-    if (move.mask) move_[moves_++] = move;
+    for (size_t s = 0; s < left_steps_; s++, panel += kStepBytes) {
+      const LeftStep& step = left_[s];
+      interleave(ranks_of_block(step.blocks[0]), ranks_of_block(step.blocks[2]),
+                 ranks_of_block(step.blocks[1]), ranks_of_block(step.blocks[3]), halves);
+      for (size_t h = 0; h < 2; h++) {
+        __m512i bytes = _mm512_setzero_si512();
+#pragma GCC unroll 5
+        for (int d = 0; d < width; d++)
+          bytes = _mm512_mask_permutexvar_epi8(bytes, step.bytes[d], halves[h], digits.of[d]);
+        _mm512_storeu_si512(panel + 64 * h, bytes);
+      }
+    }
   }
+
+  // At most 3 k + k - 1 inputs of whole blocks and a last one are left over.
+  static constexpr size_t kMaxLeftSteps = kMaxK;
 
   int k_;
   Arrangement arrange_;
   size_t whole_ = 0;  // bundles that are full
-  size_t tail_inputs_ = 0, used_ = 0, tail_steps_ = 0;
-  size_t place_[kMaxBundleSteps];  // in the bundle, of each step of the tail
-  Move move_[kMaxBundleSteps];     // by `to`; each completes a step or empties one
-  size_t moves_ = 0;
+  size_t tail_inputs_ = 0, fours_ = 0, left_steps_ = 0;
+  LeftStep left_[kMaxLeftSteps];
   __m512i from_;
   uint64_t filled_ = 0;
 };
@@ -165,19 +154,19 @@ class GroupSteps {
 // The steps of all groups: the last may be shorter.
 class GroupedSteps {
  public:
-  GroupedSteps(const Grouping& grouping, int k, size_t unit)
+  GroupedSteps(const Grouping& grouping, int k)
       : grouping_(grouping),
-        whole_(group_end(grouping, 0), inputs_of_group(grouping, 0, k), k, unit),
+        whole_(group_end(grouping, 0), inputs_of_group(grouping, 0, k), k),
         last_(grouping.blocks % grouping.blocks_per_group,
-              grouping.blocks % grouping.blocks_per_group * k, k, unit) {}
+              grouping.blocks % grouping.blocks_per_group * k, k) {}
 
   const GroupSteps& of(size_t group) const {
     return (group + 1) * grouping_.blocks_per_group <= grouping_.blocks ? whole_ : last_;
   }
 
-  // Makes bundle i of the panel of a group. words: of the panel's rows, from column 0 on.
+  // Makes the panel of a group. words: of the panel's rows, from column 0 on.
   template <int K>
-  void make(size_t group, size_t i, const uint16_t* words, size_t height, size_t columns,
+  void make(size_t group, const uint16_t* words, size_t height, size_t columns,
             const DigitBytes& digits, char* panel) const {
     const size_t block = group * grouping_.blocks_per_group, c = block / W16::kBlocks;
     words += c * height;
@@ -185,11 +174,11 @@ class GroupedSteps {
     const GroupSteps& steps = of(group);
     switch (block % W16::kBlocks) {
       case 0:
-        return steps.make<K, 0>(i, words, height, columns, digits, panel);
+        return steps.make<K, 0>(words, height, columns, digits, panel);
       case 1:
-        return steps.make<K, 1>(i, words, height, columns, digits, panel);
+        return steps.make<K, 1>(words, height, columns, digits, panel);
       default:
-        return steps.make<K, 2>(i, words, height, columns, digits, panel);
+        return steps.make<K, 2>(words, height, columns, digits, panel);
     }
   }
 

@@ -1,16 +1,18 @@
 // Many int8 vectors at once, packing w16 with scales of groups of columns, AMX: int32 sums of each
 // group in tiles (panels_amx.cpp), then sum * (scale * step) in float32.
 //
-// * A tile of vectors meets two panels, 64 rows: one tile load of inputs and four of panels feed
-//   four products. The inputs come from L2, so halving their reads is worth the additional load.
-// * Two tiles of vectors meet one panel instead: panels and inputs are then in L1.
-// * A chunk of groups is multiplied, then its sums are scaled and added to the float sums, which
-//   are read and written once a chunk.
-// * The panels of the next chunk are made between the tile products of this one, which run on a
-//   unit of their own. Scaling sums between products instead of after them takes 1.2 times as long.
+// * A panel of 32 rows and a chunk of groups is made in one burst, then meets all vectors, two
+// tiles
+//   of them at a time: four loads of tiles feed four products. Panel, sums of tiles and float sums
+//   of the panel's rows stay in L1, so that nothing but inputs comes from L2. If there is only one
+//   tile of vectors, it meets two panels.
+// * The processor overlaps a burst with the tile products before it, which run on a unit of their
+//   own. Panels made one chunk ahead, bundle by bundle between the products, take longer.
+// * Several groups of a chunk are scaled at once, so that the float sums are read and written once
+//   a chunk. With one tile of vectors a chunk is one group: few products wait for a burst.
 // * Vectors are divided into blocks whose inputs stay in L2 while they meet all rows.
 //
-// Per group of 128 inputs, 16 vectors and 64 rows: 8 tile products (128 cycles), and for the sums
+// Per group of 128 inputs, 32 vectors and 32 rows: 8 tile products (128 cycles), and for the sums
 // 64 vcvtdq2ps, 64 vfmadd, and with steps 64 vmulps and 32 vbroadcastss. The panels: panels.h.
 //
 // Bound: |sum| < 2^31 (columns_end in packing.h). The float sums are those of
@@ -23,21 +25,22 @@ namespace {
 
 constexpr size_t kMinVectors = 5;
 constexpr size_t kMaxVectors = 256;
-constexpr size_t kMaxBlockBytes = 3 << 17;  // of inputs
+constexpr size_t kMaxBlockBytes = 1 << 20;  // of inputs
 constexpr size_t kMaxChunk = 4;             // groups of a chunk
-constexpr size_t kChunkDepth = 4;           // tiles of its panels, unless a group has more
+constexpr size_t kChunkDepth = 4;           // tiles of a panel of a chunk, unless a group has more
 
-// Multiplied at once: a tile of vectors and two panels, 64 rows; or two tiles and one panel.
+// A unit is multiplied at once: a panel and two tiles of vectors, or two panels and the only tile.
 constexpr size_t kUnitPanels = 2;
 constexpr size_t kUnitSums = 2 * kUnitPanels * kTileSums;  // of a group
 
 // Tile products of a group.
 size_t depth_of(const Grouping& grouping, int k) {
-  return divide_up(GroupedSteps(grouping, k, kTileSteps).of(0).steps(), kTileSteps);
+  return divide_up(GroupedSteps(grouping, k).of(0).steps(), kTileSteps);
 }
 
-size_t chunk_of(size_t depth) {
-  const size_t groups = kChunkDepth / depth;
+// Groups of a chunk.
+size_t chunk_of(size_t depth, size_t count) {
+  const size_t groups = tiles_of(count) == 1 ? 1 : kChunkDepth / depth;
   return groups == 0 ? 1 : min(groups, kMaxChunk);
 }
 
@@ -53,7 +56,7 @@ void prepare(const int8_t* x, const int16_t*, int k, size_t columns, const Group
   static_assert(kPutSteps == kTileSteps);
   const size_t depth = depth_of(grouping, k), height = tile_height(count);
   const size_t groups = group_count(grouping), inputs = columns * W16::kBlocks * k;
-  const GroupedSteps steps(grouping, k, kTileSteps);
+  const GroupedSteps steps(grouping, k);
   for (size_t i = first; i < last; i++) {
     char* to = static_cast<char*>(shared) +
                (i / height * groups * depth * height + i % height) * kTileBytes;
@@ -66,16 +69,15 @@ void prepare(const int8_t* x, const int16_t*, int k, size_t columns, const Group
   }
 }
 
-// Of each thread: its tile configuration; the panels of two parts; the sums of a tile of vectors
-// and the scales of a part, (panel, group, kPanelRows); the float sums, (panel, vector,
-// kPanelRows).
-size_t panels_bytes(size_t depth) {
-  return (kUnitPanels * chunk_of(depth) * depth * kTileSteps + kMaxBundleSteps) * kStepBytes;
+// Of each thread: its tile configuration; the panels of a chunk; the sums of a unit and the scales
+// of a chunk, (panel, group, kPanelRows); the float sums, (panel, vector, kPanelRows).
+size_t panels_bytes(size_t depth, size_t chunk) {
+  return kUnitPanels * chunk * depth * kTileSteps * kStepBytes;
 }
 
 size_t per_thread_bytes(const Grouping& grouping, int k, size_t count) {
-  const size_t depth = depth_of(grouping, k), chunk = chunk_of(depth);
-  return sizeof(TileConfig) + 2 * panels_bytes(depth) + chunk * kUnitSums * sizeof(int32_t) +
+  const size_t depth = depth_of(grouping, k), chunk = chunk_of(depth, count);
+  return sizeof(TileConfig) + panels_bytes(depth, chunk) + chunk * kUnitSums * sizeof(int32_t) +
          kUnitPanels * (chunk + count) * kPanelRows * sizeof(float);
 }
 
@@ -138,111 +140,85 @@ class GroupedProduct {
         count_(count),
         tiles_(tiles_of(count)),
         height_(tile_height(count)),
-        unit_panels_(tiles_ == 2 ? 1 : kUnitPanels),
+        unit_tiles_(tiles_ == 1 ? 1 : 2),
+        unit_panels_(2 / unit_tiles_),
         groups_(group_count(scales.grouping)),
         depth_(depth_of(scales.grouping, k)),
-        chunk_(chunk_of(depth_)),
+        chunk_(chunk_of(depth_, count)),
         digits_(digit_bytes(patterns, k, 0)),
-        steps_(scales.grouping, k, kTileSteps),
+        steps_(scales.grouping, k),
         inputs_(static_cast<const char*>(shared)),
         panels_(static_cast<char*>(per_thread)),
-        sums_(reinterpret_cast<int32_t*>(panels_ + 2 * panels_bytes(depth_))),
+        sums_(reinterpret_cast<int32_t*>(panels_ + panels_bytes(depth_, chunk_))),
         chunk_scales_(reinterpret_cast<float*>(sums_ + chunk_ * kUnitSums)),
         floats_(chunk_scales_ + kUnitPanels * chunk_ * kPanelRows),
         y_(y),
         stride_(stride) {}
 
+  // Vectors in blocks of whole pairs of tiles, whose inputs stay in L2.
   void run() {
-    if (unit_panels_ == 1) return run_block(0, tiles_);
+    const size_t units = divide_up(tiles_, unit_tiles_);
     const size_t blocks = divide_up(tiles_ * tile_bytes(), kMaxBlockBytes);
     for (size_t b = 0; b < blocks; b++) {
-      const size_t first = b * tiles_ / blocks, last = (b + 1) * tiles_ / blocks;
-      if (first < last) run_block(first, last);
+      const size_t first = b * units / blocks, last = (b + 1) * units / blocks;
+      if (first < last) run_block(first * unit_tiles_, min(last * unit_tiles_, tiles_));
     }
   }
 
  private:
-  // A chunk of groups of one or two panels, which are made bundle by bundle.
+  // A chunk of groups, and the rows of one or two panels.
   struct Part {
     size_t row, panels, group, groups;
-    char* memory;
-    size_t next_panel, next_group, next_bundle;  // to be made
   };
 
-  size_t chunks() const { return divide_up(groups_, chunk_); }
-  size_t units() const { return divide_up(rows_.last - rows_.first, unit_panels_ * kPanelRows); }
-  size_t parts() const { return units() * chunks(); }
   size_t tile_bytes() const { return groups_ * depth_ * height_ * kTileBytes; }
   size_t panel_bytes() const { return depth_ * kTileSteps * kStepBytes; }  // of a group
 
-  Part part(size_t i) const {
-    const size_t group = i % chunks() * chunk_;
-    const size_t row = rows_.first + i / chunks() * unit_panels_ * kPanelRows;
-    const size_t panels = i < parts() ? min(unit_panels_, (rows_.last - row) / kPanelRows) : 0;
-    return {
-        row, panels, group, min(chunk_, groups_ - group), panels_ + i % 2 * panels_bytes(depth_),
-        0,   0,      0};
-  }
-
   char* panel(const Part& part, size_t p, size_t g) const {
-    return part.memory + (p * part.groups + g) * panel_bytes();
+    return panels_ + (p * part.groups + g) * panel_bytes();
   }
 
-  void make_some(Part& part, size_t bundles) const {
-    for (; bundles > 0 && part.next_panel < part.panels; bundles--) {
-      const PanelRows rows(rows_, part.row + part.next_panel * kPanelRows);
-      const size_t group = part.group + part.next_group;
-      steps_.template make<K>(group, part.next_bundle, rows.words, rows.height, rows_.columns,
-                              digits_, panel(part, part.next_panel, part.next_group));
-      if (++part.next_bundle < steps_.of(group).bundles()) continue;
-      part.next_bundle = 0;
-      if (++part.next_group < part.groups) continue;
-      part.next_group = 0;
-      part.next_panel++;
+  void make(const Part& part) const {
+    for (size_t p = 0; p < part.panels; p++) {
+      const PanelRows rows(rows_, part.row + p * kPanelRows);
+      for (size_t g = 0; g < part.groups; g++) {
+        const size_t group = part.group + g;
+        steps_.template make<K>(group, rows.words, rows.height, rows_.columns, digits_,
+                                panel(part, p, g));
+        load_scales(scales_, group, part.row - rows_.first + p * kPanelRows,
+                    chunk_scales_ + (p * chunk_ + g) * kPanelRows);
+      }
     }
   }
-  void make_all(Part& part) const { make_some(part, ~size_t(0)); }
 
-  // Tiles [first, last) of vectors. Meanwhile the panels of the next part are made, one bundle
-  // every places / bundles tile products, so that they are complete by the last.
+  // Tiles [first, last) of vectors.
   void run_block(size_t first, size_t last) {
-    Part next = part(0);
-    make_all(next);
-    for (size_t i = 0; i < parts(); i++) {
-      const Part here = next;
-      next = part(i + 1);
-      for (size_t p = 0; p < here.panels; p++)
-        for (size_t g = 0; g < here.groups; g++)
-          load_scales(scales_, here.group + g, here.row - rows_.first + p * kPanelRows,
-                      chunk_scales_ + (p * chunk_ + g) * kPanelRows);
-      written_before_tiles_read();
-      const size_t places = here.groups * depth_ * (last - first);
-      const size_t bundles = next.panels * next.groups * steps_.of(0).bundles();
-      size_t due = 0;
-      const auto make_next = [&] {
-        for (due += bundles; due >= places; due -= places) make_some(next, 1);
-      };
-      if (unit_panels_ == 1) {
-        multiply_two_tiles(here, make_next);
-        for (size_t t = first; t < last; t++) add_tile(here, 0, t, t);
-      } else {
-        for (size_t t = first; t < last; t++) {
-          here.panels == 2 ? multiply_tile<true>(here, t, make_next)
-                           : multiply_tile<false>(here, t, make_next);
-          for (size_t p = 0; p < here.panels; p++) add_tile(here, p, t, p);
+    for (size_t row = rows_.first; row < rows_.last; row += unit_panels_ * kPanelRows)
+      for (size_t group = 0; group < groups_; group += chunk_) {
+        const Part part = {row, min(unit_panels_, (rows_.last - row) / kPanelRows), group,
+                           min(chunk_, groups_ - group)};
+        make(part);
+        written_before_tiles_read();
+        if (unit_tiles_ == 1) {
+          part.panels == 2 ? multiply_tile<true>(part) : multiply_tile<false>(part);
+          for (size_t p = 0; p < part.panels; p++) add_tile(part, p, 0, p);
+        } else {
+          for (size_t t = first; t < last; t += 2) {
+            const bool is_pair = t + 1 < last;
+            is_pair ? multiply_tiles<true>(part, t) : multiply_tiles<false>(part, t);
+            add_tile(part, 0, t, 0);
+            if (is_pair) add_tile(part, 0, t + 1, 1);
+          }
         }
       }
-      make_all(next);
-    }
   }
 
-  // Panels of a chunk times a tile of vectors.
-  template <bool kTwo, class MakeNext>
-  void multiply_tile(const Part& part, size_t tile, const MakeNext& make_next) const {
+  // One or two panels of a chunk times the only tile of vectors.
+  template <bool kTwo>
+  void multiply_tile(const Part& part) const {
     int32_t* sums = sums_;
     for (size_t g = 0; g < part.groups; g++, sums += kUnitSums) {
-      const char* x =
-          inputs_ + tile * tile_bytes() + (part.group + g) * depth_ * height_ * kTileBytes;
+      const char* x = inputs_ + (part.group + g) * depth_ * height_ * kTileBytes;
       const char *first = panel(part, 0, g), *second = panel(part, 1, g);
       begin_sums<kTwo, int32_t>(nullptr);
       const size_t depth = divide_up(steps_.of(part.group + g).steps(), kTileSteps);
@@ -260,20 +236,21 @@ class GroupedProduct {
           _tile_dpbssd(SUMS_11, VECTORS_0, ROWS_1);
           second += kTileSteps * kStepBytes;
         }
-        make_next();
       }
       store_sums<kTwo>(sums);
     }
+    written_before_tiles_read();
   }
 
-  // One panel of a chunk times the only two tiles of vectors.
-  template <class MakeNext>
-  void multiply_two_tiles(const Part& part, const MakeNext& make_next) const {
+  // A panel of a chunk times one or two tiles of vectors.
+  template <bool kTwo>
+  void multiply_tiles(const Part& part, size_t tile) const {
     int32_t* sums = sums_;
     for (size_t g = 0; g < part.groups; g++, sums += kUnitSums) {
-      const char* x = inputs_ + (part.group + g) * depth_ * height_ * kTileBytes;
+      const char* x =
+          inputs_ + tile * tile_bytes() + (part.group + g) * depth_ * height_ * kTileBytes;
       const char* rows = panel(part, 0, g);
-      begin_sums<true, int32_t>(nullptr);
+      begin_sums<kTwo, int32_t>(nullptr);
       const size_t depth = divide_up(steps_.of(part.group + g).steps(), kTileSteps);
       for (size_t d = 0; d < depth; d++, x += height_ * kTileBytes) {
         _tile_loadd(VECTORS_0, x, kTileBytes);
@@ -281,15 +258,16 @@ class GroupedProduct {
         _tile_dpbssd(SUMS_00, VECTORS_0, ROWS_0);
         _tile_loadd(ROWS_1, rows + kTileBytes, kStepBytes);
         _tile_dpbssd(SUMS_01, VECTORS_0, ROWS_1);
-        make_next();
-        _tile_loadd(VECTORS_1, x + tile_bytes(), kTileBytes);
-        _tile_dpbssd(SUMS_10, VECTORS_1, ROWS_0);
-        _tile_dpbssd(SUMS_11, VECTORS_1, ROWS_1);
+        if (kTwo) {
+          _tile_loadd(VECTORS_1, x + tile_bytes(), kTileBytes);
+          _tile_dpbssd(SUMS_10, VECTORS_1, ROWS_0);
+          _tile_dpbssd(SUMS_11, VECTORS_1, ROWS_1);
+        }
         rows += kTileSteps * kStepBytes;
-        make_next();
       }
-      store_sums<true>(sums);
+      store_sums<kTwo>(sums);
     }
+    written_before_tiles_read();
   }
 
   // unit_sums: which two tiles of the sums of a unit.
@@ -306,11 +284,11 @@ class GroupedProduct {
 
   const RankedRows& rows_;
   const GroupScales& scales_;
-  const size_t count_, tiles_, height_, unit_panels_, groups_, depth_, chunk_;
+  const size_t count_, tiles_, height_, unit_tiles_, unit_panels_, groups_, depth_, chunk_;
   const DigitBytes digits_;
   const GroupedSteps steps_;
   const char* inputs_;
-  char* panels_;  // of two parts: one is multiplied, the other is made
+  char* panels_;
   int32_t* sums_;
   float *chunk_scales_, *floats_, *y_;
   const size_t stride_;

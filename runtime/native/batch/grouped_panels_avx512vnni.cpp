@@ -19,7 +19,7 @@ constexpr size_t kMinVectors = 4;   // with fewer, lookups are as fast
 constexpr size_t kMaxVectors = 96;  // of a pass: its inputs stay in L2 while they meet all rows
 
 size_t most_steps(const Grouping& grouping, int k) {
-  return GroupedSteps(grouping, k, 1).of(0).steps();
+  return GroupedSteps(grouping, k).of(0).steps();
 }
 
 // Shared by a pass: what the sums of each group and vector begin with, (group, vector); then the
@@ -36,7 +36,7 @@ size_t shared_bytes(const Grouping& grouping, int k, size_t count) {
 void prepare(const int8_t* x, const int16_t* patterns, int k, size_t columns,
              const Grouping& grouping, size_t count, size_t first, size_t last, void* shared) {
   const size_t inputs = columns * W16::kBlocks * k, groups = group_count(grouping);
-  const GroupedSteps steps(grouping, k, 1);
+  const GroupedSteps steps(grouping, k);
   const size_t group_bytes = steps.of(0).steps() * kStepInputs;
   const int smallest = smallest_digit(patterns, k);
   int32_t* first_sums = static_cast<int32_t*>(shared);
@@ -63,9 +63,7 @@ void prepare(const int8_t* x, const int16_t* patterns, int k, size_t columns,
 }
 
 // Of each thread: the panel of a group, and the float sums of a panel, (vector, kPanelRows).
-size_t panel_bytes(const Grouping& grouping, int k) {
-  return (most_steps(grouping, k) + kMaxBundleSteps) * kStepBytes;
-}
+size_t panel_bytes(const Grouping& grouping, int k) { return most_steps(grouping, k) * kStepBytes; }
 
 size_t per_thread_bytes(const Grouping& grouping, int k, size_t count) {
   return panel_bytes(grouping, k) + count * kPanelRows * sizeof(float);
@@ -142,7 +140,7 @@ void multiply_rows(const RankedRows& rows, const GroupScales& scales, const int1
                    int k, const void* shared, size_t count, void* per_thread, float* y,
                    size_t stride) {
   const Grouping& grouping = scales.grouping;
-  const GroupedSteps steps(grouping, k, 1);
+  const GroupedSteps steps(grouping, k);
   const DigitBytes digits = digit_bytes(patterns, k, smallest_digit(patterns, k));
   const size_t groups = group_count(grouping);
   const size_t group_bytes = steps.of(0).steps() * kStepInputs;
@@ -156,8 +154,7 @@ void multiply_rows(const RankedRows& rows, const GroupScales& scales, const int1
     for (size_t g = 0; g < groups; g++) {
       alignas(64) float group_scales[kPanelRows];
       load_scales(scales, g, row - rows.first, group_scales);
-      for (size_t i = 0; i < steps.of(g).bundles(); i++)
-        steps.make<K>(g, i, of.words, of.height, rows.columns, digits, panel);
+      steps.make<K>(g, of.words, of.height, rows.columns, digits, panel);
       for (size_t set = 0; set < sets_of(count); set++) {
         const size_t begin = set_begin(set, count), width = set_begin(set + 1, count) - begin;
         kMultiplySet[width - 1]({panel, inputs + (begin * groups + g * width) * group_bytes,
