@@ -37,6 +37,7 @@ class Contents:
 
 
 RSR = Contents("a .rsr file, which is compiled already")
+RSRD = Contents("a delta of two .rsr files", "apply it with `rsrc patch`")
 GGUF = Contents("a GGUF file")
 SAFETENSORS = Contents("a safetensors file")
 PICKLE = Contents("a pickle, as torch.save writes it")
@@ -69,6 +70,7 @@ _OLD_GGML = "convert the model to GGUF or safetensors"
 _ZIP = Contents("a zip archive", _UNPACK, is_wrong=True)
 _MAGICS = (
     (MAGIC, RSR),
+    (b"\x89RSD\r\n\x1a\n", RSRD),
     (b"GGUF", GGUF),
     (b"FUGG", GGUF),  # big-endian: the GGUF reader says what to do
     (b"\x80\x02", PICKLE),

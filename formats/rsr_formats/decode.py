@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from .errors import IndexDataError
 from .packing import (
+    N4S1_BLOCKS,
     N4S1_STRIP,
     RANK_BITS,
     RANK_MASK,
@@ -271,9 +272,11 @@ class Entries:
         magnitudes, signs = first + magnitudes * height, first + signs * height
         signed = (flat[signs] >> shift & both).astype(np.uint16)
         flipped = (flat[magnitudes] & mask | signed << np.uint16(8)) ^ values
-        # A byte may hold the signs of several entries, so bits are flipped one entry at a time.
-        np.bitwise_xor.at(flat, magnitudes, flipped.astype(np.uint8) & mask)
-        np.bitwise_xor.at(flat, signs, ((flipped >> np.uint16(8)).astype(np.uint8) & both) << shift)
+        flat[magnitudes] ^= flipped.astype(np.uint8) & mask
+        signed_flips = ((flipped >> np.uint16(8)).astype(np.uint8) & both) << shift
+        for place in range(0, N4S1_BLOCKS, _PAIR):  # a byte holds the signs of up to four entries
+            some = np.flatnonzero(shift == N4S1_BLOCKS - _PAIR - place)
+            flat[signs[some]] ^= signed_flips[some]
 
 
 def row_scales(t: IndexedTensor, scale: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -30,9 +30,11 @@ class Changes:
 def find_changes(entries: IndexEntries, old: Values, new: Values) -> Changes:
     """Return the digits that differ between the entries of a chunk in two files."""
     at = np.flatnonzero(old != new)
-    before, after = entries.digits[old[at]], entries.digits[new[at]]
-    entry, slot = np.nonzero(before != after)
-    return Changes(at[entry] * entries.slots + slot, before[entry, slot], after[entry, slot])
+    before = np.take(entries.digits, old[at], axis=0).reshape(-1)  # faster than indexing
+    after = np.take(entries.digits, new[at], axis=0).reshape(-1)
+    found = np.flatnonzero(before != after)
+    entry, slot = np.divmod(found, entries.slots)
+    return Changes(at[entry] * entries.slots + slot, before[found], after[found])
 
 
 def pack_changes(changes: Changes, base: int, slots: int) -> bytes:
@@ -53,8 +55,9 @@ def pack_changes(changes: Changes, base: int, slots: int) -> bytes:
     symbols = np.full(ends[-1], ESCAPE, np.uint8)
     symbols[ends - 1] = high % ESCAPE
     which = changes.new - (changes.new > changes.old)
-    by_digit = [_pack_bits(which[changes.old == d], which_bits(base)) for d in range(base)]
-    digits = np.concatenate(by_digit).tobytes()
+    which = which[np.argsort(changes.old, kind="stable")]
+    groups = np.split(which, np.cumsum(np.bincount(changes.old, minlength=base))[:-1])
+    digits = np.concatenate([_pack_bits(group, which_bits(base)) for group in groups]).tobytes()
     stored, others = compress(symbols.tobytes()), compress(digits)
     head = STREAMS.pack(low, len(symbols), len(stored), len(others))
     return b"".join(
@@ -142,8 +145,9 @@ def apply_changes(
     is_first = np.diff(entry, prepend=-1) != 0
     touched: Positions = entry[is_first]
     at = np.cumsum(is_first) - 1
-    digits = entries.digits[old[touched]]
-    digits[at, slot] = _new_digits(stored, digits[at, slot], entries.base)
+    digits = np.take(entries.digits, old[touched], axis=0)
+    flat, places = digits.reshape(-1), at * entries.slots + slot
+    flat[places] = _new_digits(stored, flat[places], entries.base)
     return entries.replace(chunk, parts, touched, entries.values(digits))
 
 
@@ -165,10 +169,11 @@ def _new_digits(stored: StoredChanges, old: Digits, base: int) -> Digits:
     counts = np.bincount(old, minlength=base)
     sizes = -(-counts * bits // 8)
     data = expand(stored.streams[2], int(sizes.sum()), "digits")
-    which, start = np.empty(len(old), np.int64), 0
-    for d, (count, size) in enumerate(zip(counts, sizes, strict=True)):
-        which[old == d] = _unpack_bits(data[start : start + size], count, bits)
-        start += size
+    streams = np.split(data, np.cumsum(sizes)[:-1])
+    which = np.empty(len(old), np.int64)
+    which[np.argsort(old, kind="stable")] = np.concatenate(
+        [_unpack_bits(s, count, bits) for s, count in zip(streams, counts, strict=True)]
+    )
     if (which > base - 2).any():
         raise DeltaError(f"digits: found number {which.max()} of {base - 1} other digits")
     new: Digits = (which + (which >= old)).astype(np.uint8)

@@ -43,8 +43,8 @@ from .records import (
 from .streams import Contents, Cursor, Surroundings
 
 _HASHED = 8 << 20  # bytes of the delta hashed at a time
-_PROBE = 2 << 20  # bytes of a section that are compressed to find its level
-_PROBES = 4  # such sections, or more small ones
+_PROBE = 512 << 10  # bytes of a section that are compressed to find its level
+_PROBES = 4  # such sections, or more that are smaller
 
 Item = Record | bytes  # of the body of a delta
 
@@ -140,7 +140,7 @@ class _Describer:
     Args:
         a: the old file.
         b: the new file.
-        level: of zstd, that the new file was compressed at; None: unknown.
+        level: of zstd, at which the new file is compressed; 0: it is not; None: unknown.
         workers: stop it.
     """
 
@@ -182,9 +182,8 @@ class _Describer:
         if None in levels:
             raise _OtherBytes
         a_numbers = [old.sections[part] for part in entries.parts]
-        chunks = entries.chunks()
         a_chunks = chunk_parts(self._a, a_numbers, entries.chunks())
-        b_chunks = chunk_parts(self._b, job.numbers, chunks)
+        b_chunks = chunk_parts(self._b, job.numbers, entries.chunks())
         left = sum(s.stored_size for s in sections)
         yield Record(CHANGES, levels[0] or 0, a_numbers[0])
         for (chunk, before), (_, after) in zip(a_chunks, b_chunks, strict=True):
@@ -322,14 +321,16 @@ def _level(b: RsrFile) -> int | None:
     for s, number in packed:
         if (left := left - min(s.size, _PROBE)) < 0:
             break
-        stored = b.memory()[s.offset : s.offset + s.stored_size].tobytes()
+        stored = b.memory()[s.offset : s.offset + s.stored_size].data
         probes.append((bytes(Contents(b.pieces(number)).take(_PROBE)), s.size, stored))
 
-    def compresses(level: int, contents: bytes, size: int, stored: bytes) -> bool:
+    def compresses(level: int, contents: bytes, size: int, stored: memoryview) -> bool:
         packer = compressor(level).compressobj()
         start = packer.compress(contents)
-        return stored.startswith(start if size > _PROBE else start + packer.flush())
+        start += packer.flush() if size <= _PROBE else b""
+        return stored[: len(start)] == start
 
+    probes.reverse()  # a wrong level fails at the smallest
     levels = range(1, MAX_LEVEL + 1) if probes else (0,)
     return next((n for n in levels if all(compresses(n, *probe) for probe in probes)), None)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -140,7 +141,7 @@ class _Words(IndexEntries):
         return words
 
     def values(self, digits: Digits) -> Values:
-        ranks = self._ranks[self._numbers(digits)]
+        ranks = np.take(self._ranks, self._numbers(digits))
         if (ranks == _UNLISTED).any():
             raise DeltaError(f"tensor {self._t.name!r}: changes make a pattern that is not listed")
         words = np.zeros(len(ranks), np.uint16)
@@ -162,12 +163,16 @@ class _Units(IndexEntries):
     def __init__(self, t: IndexedTensor) -> None:
         super().__init__(t)
         self.digits = digit_table(t)
-        self._entries = Entries(t)
         self._bytes = n4s1_bytes(t.blocks, t.unit_blocks)  # of a row
+
+    @cached_property
+    def _entries(self) -> Entries:
+        """Made on request: a tensor without rows may claim millions of columns."""
+        return Entries(self._t)
 
     def chunks(self) -> Iterator[Chunk]:
         padded = padded_rows(self._t.rows)
-        if not self._bytes:
+        if not self._bytes or not padded:
             return
         full = padded // N4S1_STRIP
         step = max(1, CHUNK // (N4S1_STRIP * self._entries.count))

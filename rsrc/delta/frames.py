@@ -17,7 +17,10 @@ from ..common.errors import DeltaError
 if TYPE_CHECKING:
     import zstandard
 
-_LEVEL = 1  # for streams of nearly random symbols: Huffman codes, few useless matches
+# For streams of nearly random symbols: Huffman codes. Matches that chance makes cost more than they
+# save, so a table of 64 positions finds few but runs.
+_SYMBOLS = {"min_match": 7, "hash_log": 6}
+_LEVEL = 1
 _BASE_LEVEL = 6  # for bytes that resemble those of the old file
 _SMALLEST = 8  # bytes of a dictionary
 _HASH_LOG = 22  # 4 Mi positions: with fewer, zstd finds only the end of the dictionary
@@ -34,7 +37,8 @@ def compress(data: bytes | memoryview, base: bytes | None = None) -> bytes:
     import zstandard
 
     if base is None:
-        compressor = zstandard.ZstdCompressor(level=_LEVEL)
+        parameters = zstandard.ZstdCompressionParameters.from_level(_LEVEL, **_SYMBOLS)
+        compressor = zstandard.ZstdCompressor(compression_params=parameters)
     else:
         parameters = zstandard.ZstdCompressionParameters.from_level(
             _BASE_LEVEL, window_log=_WINDOW_LOG, hash_log=_HASH_LOG, chain_log=_HASH_LOG

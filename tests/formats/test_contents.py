@@ -32,6 +32,7 @@ def archive(name: str) -> bytes:
     [
         (b"GGUF\x03\0\0\0", contents.GGUF),
         (MAGIC, contents.RSR),
+        (b"\x89RSD\r\n\x1a\n\x01\0\0\0", contents.RSRD),
         (SAFETENSORS, contents.SAFETENSORS),
         (b"\x00\x00\x40\0\0\0\0\0{" + b" " * 99, contents.SAFETENSORS),
         (archive("archive/data.pkl"), contents.PICKLE),

@@ -37,7 +37,9 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("target", ["open", "compile", "gguf", "verify", "use", "decompile", "patch"])
+@pytest.mark.parametrize(
+    "target", ["open", "compile", "gguf", "verify", "use", "decompile", "patch"]
+)
 def test_a_short_run_has_no_findings(target: str) -> None:
     command = [sys.executable, str(FOLDER / "run.py"), "--target", target]
     counts = {"open": 1500, "verify": 1500}

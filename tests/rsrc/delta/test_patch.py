@@ -111,12 +111,12 @@ def test_compressed_dense_tensors_are_compared_decompressed(pair: Pair) -> None:
 
 def test_another_zstd_level_carries_the_stored_bytes(pair: Pair, tmp_path: Path) -> None:
     """Levels of one file are alike; a section of another level is not compressed again."""
-    old, new = pair([Spec((600, 600), name="w")])
+    old, new = pair([Spec((300, 100), name="w")])
     with create(tmp_path / "mixed.rsr") as writer:
         file = RsrFile(new)
         (t,) = file.header.tensors
         writer.add(file.pieces(0), 19)
-        writer.add([RNG.integers(0, 9, 3 << 20, np.uint8).tobytes()], 1)
+        writer.add([RNG.integers(0, 9, 30_000, np.uint8).tobytes()], 1)
         entry = FileEntry("merges.txt", 1)
         writer.finish(producer="x", metadata={}, files=[entry], tensors=[t])
     assert apply(old, tmp_path / "mixed.rsr").carried == 2

@@ -62,7 +62,11 @@ def header(file: bytes) -> bytes:
 def contents(file: bytes, number: int) -> bytes:
     s = msgpack.unpackb(header(file))["sections"][number]
     stored = file[s["offset"] : s["offset"] + s["stored_size"]]
-    return zstandard.ZstdDecompressor().decompress(stored, s["size"]) if s["codec"] == "zstd" else stored
+    return (
+        zstandard.ZstdDecompressor().decompress(stored, s["size"])
+        if s["codec"] == "zstd"
+        else stored
+    )
 
 
 def patched(old: bytes, delta: bytes) -> bytes:
@@ -262,11 +266,10 @@ def test_the_example_is_that_of_the_tests() -> None:
 
 def test_a_new_version_of_the_rsr_file(pair: Pair, tmp_path: Path) -> None:
     """The preamble has the lowest version that describes the new header."""
-    old, new = pair(SPECS[:1])
     delta, out = tmp_path / "d.rsrd", tmp_path / "out.rsr"
     newest, _ = pair(SPECS)
     newest = newest.rename(tmp_path / "newest.rsr")
-    old, new = pair(SPECS[:1])
+    _, new = pair(SPECS[:1])
     rsrc.diff(newest, new, delta)
     rsrc.patch(newest, delta, out)
     assert out.read_bytes() == new.read_bytes()
