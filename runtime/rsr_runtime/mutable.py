@@ -140,6 +140,8 @@ class MutableMatrix:
         if rows.ndim != 1 or rows.shape != columns.shape or rows.shape != digits.shape:
             found = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
             raise InputShapeError(f"found {found}, expected three arrays of one length, (count,)")
+        # Copies, which nobody changes after they are checked: native code relies on that.
+        rows, columns = rows.astype(np.int64), columns.astype(np.int64)
         for what, numbers, size in zip(
             ("row", "column"), (rows, columns), record.shape, strict=True
         ):
@@ -167,7 +169,8 @@ class MutableMatrix:
         Raises:
             InputTypeError, InputShapeError: `scale` has another dtype or shape.
             OptionError: the matrix has no scales, a scale is not finite, rows that share a scale
-                are given different ones, or the matrix stores float16 scales and a scale is none.
+                are given different ones, or scales are stored as float16, which cannot represent
+                one.
             MemoryError: there is no memory for a copy.
         """
         record = self._index.record

@@ -188,3 +188,10 @@ def test_activations_script(language_models: LanguageModels, tmp_path: Path) -> 
         assert 0.9 < row["perplexity"] / row["perplexity_float32"] < 1.1
         assert 0 <= row["greedy_tokens_in_common"] <= row["greedy_tokens"]
     assert "| int8-group |" in run_script("activations.py", *arguments, "--markdown")
+
+
+def test_updates_script() -> None:
+    result = json.loads(run_script("updates.py", "--shape", "64", "90", "--seconds=0", "--json"))
+    assert [row["index"] for row in result["results"]] == ["ranked w16", "ranked n4s1", "permuted"]
+    for row in result["results"]:
+        assert all(row[name] > 0 for name in ("0.1%", "1.0%", "10.0%", "encode", "compile"))
