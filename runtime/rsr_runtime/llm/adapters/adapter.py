@@ -137,7 +137,7 @@ def _read(name: str, path: Path, weights: Weights) -> Adapter:
             )
     settings = read_settings(str(config), config.read_bytes())
     matched = _Matcher(file, settings, weights).matched(_header(file))
-    return Adapter(name, path, dict(_products(file, settings, matched)))
+    return Adapter(name, path, _in_one_block(dict(_products(file, settings, matched))))
 
 
 def _header(file: Path) -> dict[str, _Half]:
@@ -193,9 +193,10 @@ class _Matcher:
                     f"found no tensors for {_some(missing)}, which target_modules of {CONFIG} "
                     "names: the adapter was made for another model, or is incomplete"
                 )
-        return [
-            self._checked(self._layers[name], module, *halves[module])
-            for name, module in usual.items()
+        return [  # in the order of a pass
+            self._checked(layer, usual[name], *halves[usual[name]])
+            for name, layer in self._layers.items()
+            if name in usual
         ]
 
     def _halves(self, tensors: Mapping[str, _Half]) -> dict[str, tuple[_Half, _Half]]:
@@ -308,6 +309,24 @@ def _products(
                 f"{file}: {one.b.key} times the scale {scale:g} of {CONFIG} is infinite"
             )
         yield one.layer.name, LowRank(floats(one.a), tiled(b))
+
+
+def _in_one_block(products: Mapping[str, LowRank]) -> dict[str, LowRank]:
+    """Return copies of the arrays, one after the other in a block.
+
+    Large blocks lie in huge pages, where the system has any. A pass reads one from begin to end.
+    """
+    arrays = [array for product in products.values() for array in product]
+    ends = np.cumsum([-(-array.size // _TILE) * _TILE for array in arrays])
+    block = np.empty(ends[-1], np.float32)
+    views = []
+    for array, end in zip(arrays, ends, strict=True):
+        start = end - -(-array.size // _TILE) * _TILE
+        view = block[start : start + array.size].reshape(array.shape)
+        view[:] = array
+        views.append(view)
+    pairs = zip(views[::2], views[1::2], strict=True)
+    return {name: LowRank(*pair) for name, pair in zip(products, pairs, strict=True)}
 
 
 def tiled(b: FloatArray) -> FloatArray:
