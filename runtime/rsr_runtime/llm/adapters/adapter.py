@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -80,12 +81,13 @@ def named_paths(adapters: object) -> dict[str, Path]:
         raise OptionError(
             f'adapters: found {shown(adapters)}, expected a list of directories: adapters=["DIR"]'
         )
-    if isinstance(adapters, Mapping):
-        pairs = [(name, Path(path)) for name, path in adapters.items()]
-    else:
-        pairs = [(Path(path).resolve().name, Path(path)) for path in adapters]
+    pairs = adapters.items() if isinstance(adapters, Mapping) else [(None, p) for p in adapters]
     found: dict[str, Path] = {}
-    for name, path in pairs:
+    for given, directory in pairs:
+        if not isinstance(directory, (str, os.PathLike)):
+            raise OptionError(f"adapters: found {shown(directory)}, expected a directory")
+        path = Path(directory)
+        name = path.resolve().name if given is None else given
         if not isinstance(name, str) or not name or not name.isprintable():
             raise OptionError(f"adapters: found the name {shown(name)}, expected a printable text")
         if name in found:

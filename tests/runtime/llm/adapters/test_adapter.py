@@ -136,7 +136,7 @@ def test_names(loaded: Loader, folders: list[Path], tmp_path: Path) -> None:
         model.generate_all([PROMPT], adapter=["a", "b"])
     with pytest.raises(OptionError, match="are both named 'one'"):
         loaded(FAMILY, adapters=[folders[0], tmp_path / "." / "one"])
-    for wrong in (str(folders[0]), 3, {"": folders[0]}, {"a\n": folders[0]}):
+    for wrong in (str(folders[0]), 3, [3], {"": folders[0]}, {"a\n": folders[0]}):
         with pytest.raises(OptionError, match="adapters: found"):
             loaded(FAMILY, adapters=wrong)
 
