@@ -3,8 +3,8 @@
 //
 // B is a stream: of each tile of kLanes rows one column after the other. For one vector of t, which
 // the L1 cache holds, a column of four tiles takes one broadcast and four vfmadd231ps with a memory
-// operand, so reading B is the limit. With more vectors a tile stays in the L1 cache, and its loads
-// are: two a cycle.
+// operand, so reading B is the limit: the next tiles are prefetched. With more vectors a tile stays
+// in the L1 cache, and its loads are: two a cycle.
 #pragma once
 #include "decoder/attention_kernels.h"
 
@@ -13,6 +13,8 @@ namespace {
 
 template <int V>
 RSR_TILE void add_low_rank_tile(const LowRankRows& p, const float* b, size_t row, size_t rows) {
+  for (size_t j = 0; j < V * p.rank; j++)
+    prefetch(reinterpret_cast<const char*>(b + (V * p.rank + j) * kLanes));
   for (size_t i = 0; i < p.count; i++) {
     const float* t = p.t + i * p.rank;
     float* y = p.y + i * p.stride + row;

@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from rsr_runtime import llm
+from rsr_testing.adapters import write_adapter
 from rsr_testing.commands import ENVIRONMENT, MAIN, SLOW, done, refused, rsrc
 from rsr_testing.language_models import LanguageModels
 from rsr_testing.paths import DIGITS
@@ -224,6 +225,29 @@ def test_several_prompts_are_not_speculated_upon(path: Path) -> None:
         assert done(result)
         assert "several prompts run as one batch, in which --speculate changes" in result.stderr
         assert "speculate" not in rsrc(*prompts, "--speculate", "off").stderr
+
+
+def test_adapters_are_added_up(path: Path, tmp_path: Path) -> None:
+    with llm.load(path) as model:
+        one = write_adapter(tmp_path / "one", model, 1)
+        two = write_adapter(tmp_path / "two", model, 2)
+    with llm.load(path, adapters=[one, two]) as model:
+        chat = llm.Chat(model)
+        said = "".join(chat.say("Hi", max_tokens=9, adapter=["one", "two"]))
+        texts = [
+            model.generate(PROMPT, max_tokens=9, adapter=choice).text
+            for choice in (None, "one", ["one", "two"])
+        ]
+    assert len(set(texts)) == 3
+    run = ("run", path, "-p", PROMPT, "-n", 9)
+    assert done(rsrc(*run, "--lora", one)) == texts[1] + "\n"
+    assert done(rsrc(*run, "--lora", f"x={one}", "--lora", two)) == texts[2] + "\n"
+    both = done(rsrc(*run, "-p", PROMPT, "--lora", one, "--lora", two))
+    assert both.count(texts[2]) == 2
+    found = done(rsrc("chat", path, "-n", 9, "--lora", one, "--lora", two, stdin="Hi\n"))
+    assert said.strip() in found
+    assert "are both named" in refused(rsrc(*run, "--lora", one, "--lora", f"one={two}"), 2)
+    assert "found no adapter_config.json" in refused(rsrc(*run, "--lora", tmp_path))
 
 
 # --- refusals -----------------------------------------------------------------------------------

@@ -111,9 +111,12 @@ OPTIONS = {
     "info": ["--json"],
     "run": [
         "FILE", "-p, --prompt TEXT", "--file PATH", "--template-var NAME=VALUE", *SAMPLING,
-        *LOADING, "--json",
+        "--lora [NAME=]DIR", *LOADING, "--json",
     ],
-    "chat": ["FILE", "--system TEXT", "--template-var NAME=VALUE", *SAMPLING, *LOADING],
+    "chat": [
+        "FILE", "--system TEXT", "--template-var NAME=VALUE", *SAMPLING, "--lora [NAME=]DIR",
+        *LOADING,
+    ],
     "embed": [
         "FILE [TEXT]...", "--file PATH", "--prompt TEXT", "--prompt-name NAME", "--dimensions N",
         "--normalize / --no-normalize", "--pooling [lasttoken|", "-o, --output FILE", "--force",
@@ -123,7 +126,7 @@ OPTIONS = {
     "serve": [
         "FILE", "--host", "--port", "--parallel", "--queue", "--api-key KEY",
         "--api-key-file FILE", "--insecure", "--cors ORIGIN", "--cache-dir DIR", "--embeddings",
-        "--template-var NAME=VALUE", "--speculate [ngram|off]", *LOADING,
+        "--template-var NAME=VALUE", "--speculate [ngram|off]", "--lora [NAME=]DIR", *LOADING,
     ],
 }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -80,12 +81,13 @@ def named_paths(adapters: object) -> dict[str, Path]:
         raise OptionError(
             f'adapters: found {shown(adapters)}, expected a list of directories: adapters=["DIR"]'
         )
-    if isinstance(adapters, Mapping):
-        pairs = [(name, Path(path)) for name, path in adapters.items()]
-    else:
-        pairs = [(Path(path).resolve().name, Path(path)) for path in adapters]
+    pairs = adapters.items() if isinstance(adapters, Mapping) else [(None, p) for p in adapters]
     found: dict[str, Path] = {}
-    for name, path in pairs:
+    for given, directory in pairs:
+        if not isinstance(directory, (str, os.PathLike)):
+            raise OptionError(f"adapters: found {shown(directory)}, expected a directory")
+        path = Path(directory)
+        name = path.resolve().name if given is None else given
         if not isinstance(name, str) or not name or not name.isprintable():
             raise OptionError(f"adapters: found the name {shown(name)}, expected a printable text")
         if name in found:
@@ -137,7 +139,7 @@ def _read(name: str, path: Path, weights: Weights) -> Adapter:
             )
     settings = read_settings(str(config), config.read_bytes())
     matched = _Matcher(file, settings, weights).matched(_header(file))
-    return Adapter(name, path, dict(_products(file, settings, matched)))
+    return Adapter(name, path, _in_one_block(dict(_products(file, settings, matched))))
 
 
 def _header(file: Path) -> dict[str, _Half]:
@@ -193,9 +195,10 @@ class _Matcher:
                     f"found no tensors for {_some(missing)}, which target_modules of {CONFIG} "
                     "names: the adapter was made for another model, or is incomplete"
                 )
-        return [
-            self._checked(self._layers[name], module, *halves[module])
-            for name, module in usual.items()
+        return [  # in the order of a pass
+            self._checked(layer, usual[name], *halves[usual[name]])
+            for name, layer in self._layers.items()
+            if name in usual
         ]
 
     def _halves(self, tensors: Mapping[str, _Half]) -> dict[str, tuple[_Half, _Half]]:
@@ -308,6 +311,24 @@ def _products(
                 f"{file}: {one.b.key} times the scale {scale:g} of {CONFIG} is infinite"
             )
         yield one.layer.name, LowRank(floats(one.a), tiled(b))
+
+
+def _in_one_block(products: Mapping[str, LowRank]) -> dict[str, LowRank]:
+    """Return copies of the arrays, one after the other in a block.
+
+    Large blocks lie in huge pages, where the system has any. A pass reads one from begin to end.
+    """
+    arrays = [array for product in products.values() for array in product]
+    ends = np.cumsum([-(-array.size // _TILE) * _TILE for array in arrays])
+    block = np.empty(ends[-1], np.float32)
+    views = []
+    for array, end in zip(arrays, ends, strict=True):
+        start = end - -(-array.size // _TILE) * _TILE
+        view = block[start : start + array.size].reshape(array.shape)
+        view[:] = array
+        views.append(view)
+    pairs = zip(views[::2], views[1::2], strict=True)
+    return {name: LowRank(*pair) for name, pair in zip(products, pairs, strict=True)}
 
 
 def tiled(b: FloatArray) -> FloatArray:
