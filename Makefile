@@ -24,7 +24,7 @@ test-page: $(VENV)/page-installed  ## the chat page in a real browser; as root i
 test-clients: $(VENV)-clients/installed  ## the examples of docs/clients.md
 	$(VENV)-clients/bin/pytest tests/parity/test_clients.py
 
-test-arm: $(VENV)/installed  ## on emulated ARM processors; says what it needs from Debian
+test-arm: $(VENV)/installed  ## on emulated ARM processors; as root it installs what it needs from Debian
 	VENV=$(VENV) tests/arm/run
 
 test-cross:  ## compiled for every system by zig's clang, and run where an emulator can

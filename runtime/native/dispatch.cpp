@@ -167,6 +167,7 @@ void fill_table(KernelTable& table, [[maybe_unused]] Isa isa) {
   if (isa < Isa::neon) return;
   fill_w16_neon(table);
   fill_tables_neon(table, isa);
+  fill_segments_neon(table);
   fill_n4s1_i8_neon(table);
   fill_n4s1_f32_neon(table);
   fill_decoder_neon(table);

@@ -435,6 +435,7 @@ void fill_hadamard_neon(KernelTable&);
 void fill_n4s1_f32_neon(KernelTable&);
 void fill_n4s1_i8_neon(KernelTable&);
 void fill_probe_neon(KernelTable&);
+void fill_segments_neon(KernelTable&);
 void fill_tables_neon(KernelTable&, Isa);
 void fill_w16_neon(KernelTable&);
 

@@ -74,8 +74,8 @@ class Matrix:
       applied last, to the sum or to the sum of each group of columns, so larger inputs may give
       infinity or NaN. Results are deterministic for a file, an instruction set and the
       vectors that are multiplied at once: one vector of many may have other last bits than alone
-      (on AMX, many are multiplied as sums of two bfloat16 numbers each; packing n4s1 on AVX2
-      rounds a single vector less often).
+      (on AMX, many are multiplied as sums of two bfloat16 numbers each; packing n4s1 on AVX2,
+      and both packings on NEON, round a single vector less often).
     * NaN and infinity in x propagate as in a dense product: a zero weight times either is NaN.
 
     Of a matrix with a `rotation`, W is what is stored, and the model's matrix is another: see

@@ -102,29 +102,5 @@ inline void read_scales(const GroupScales& all, size_t group, size_t first, size
     _mm256_storeu_ps(scales + r, eight_scales(from + r * entry, all.is_half));
 }
 
-// sums += tile * (scale of the row * step of the vector), for `rows` rows of kLanes vectors, and
-// clears the tile. kWide: the sums of the group are in `wide`, which is cleared instead.
-template <bool kWide, size_t kLanes>
-inline void add_scaled(size_t rows, const float* scales, const float* vector_steps, int16_t* tile,
-                       int32_t* wide, float* sums) {
-  __m256 steps[kLanes / 8];
-  for (size_t i = 0; i < kLanes / 8; i++) steps[i] = _mm256_loadu_ps(vector_steps + 8 * i);
-  for (size_t r = 0; r < rows; r++) {
-    const __m256 scale = _mm256_broadcast_ss(scales + r);
-    for (size_t i = 0; i < kLanes / 8; i++) {
-      const size_t at = r * kLanes + 8 * i;
-      __m128i* eight = reinterpret_cast<__m128i*>(tile + at);
-      const __m256i sum = kWide ? load(wide + at) : _mm256_cvtepi16_epi32(_mm_loadu_si128(eight));
-      if (kWide)
-        store(wide + at, _mm256_setzero_si256());
-      else
-        _mm_storeu_si128(eight, _mm_setzero_si128());
-      _mm256_storeu_ps(sums + at,
-                       _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(scale, steps[i]),
-                                       _mm256_loadu_ps(sums + at)));
-    }
-  }
-}
-
 }  // namespace
 }  // namespace rsr

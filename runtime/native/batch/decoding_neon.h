@@ -98,23 +98,5 @@ inline void read_scales(const GroupScales& all, size_t group, size_t first, size
     vst1q_f32(scales + r, four_scales(from + r * entry, all.is_half));
 }
 
-// sums += tile * (scale of the row * step of the vector), for `rows` rows of kLanes vectors, and
-// clears the tile. kWide: the sums of the group are in `wide`, which is cleared instead.
-template <bool kWide, size_t kLanes>
-inline void add_scaled(size_t rows, const float* scales, const float* steps, int16_t* tile,
-                       int32_t* wide, float* sums) {
-  for (size_t r = 0; r < rows; r++)
-    for (size_t i = 0; i < kLanes; i += 4) {
-      const size_t at = r * kLanes + i;
-      const int32x4_t sum = kWide ? vld1q_s32(wide + at) : vmovl_s16(vld1_s16(tile + at));
-      if (kWide)
-        vst1q_s32(wide + at, vdupq_n_s32(0));
-      else
-        vst1_s16(tile + at, vdup_n_s16(0));
-      vst1q_f32(sums + at, vfmaq_f32(vld1q_f32(sums + at), vcvtq_f32_s32(sum),
-                                     vmulq_n_f32(vld1q_f32(steps + i), scales[r])));
-    }
-}
-
 }  // namespace
 }  // namespace rsr

@@ -2,7 +2,7 @@
 // per lane (tables.h).
 //
 // Internal linkage: each file that includes this compiles its own (table.h), after
-// decoding_<isa>.h.
+// decoding_<isa>.h and before scaling_<isa>.h.
 #pragma once
 #include <cstring>
 
@@ -112,12 +112,9 @@ struct GroupedTableProduct {
       scratch.steps[i] = i < vectors ? step_of(scales, first + i, group) : 0;
   }
 
-  // Adds the scaled sums of a group and clears them.
+  // Adds the scaled sums of a group and clears them (scaling_<isa>.h).
   template <bool kWide>
-  static void add_group(size_t rows, PerThread& scratch) {
-    add_scaled<kWide, kLanes>(rows, scratch.scales, scratch.steps, scratch.tile, scratch.wide,
-                              scratch.sums);
-  }
+  static void add_scaled(size_t rows, PerThread& scratch);
 
   // Adds columns [g, g + columns) of packing w16, of which blocks [begin, end) are wanted.
   static void add_columns(const Tile& tile, W16Ranks, size_t, size_t begin, size_t end, size_t g,
@@ -180,9 +177,9 @@ struct GroupedTableProduct {
       load_scales(scales, group, tile.top - tile.a.first, rows, vector, vectors, scratch);
       if (is_wide) {
         widen(scratch.tile, scratch.wide, rows * kLanes);
-        add_group<true>(rows, scratch);
+        add_scaled<true>(rows, scratch);
       } else {
-        add_group<false>(rows, scratch);
+        add_scaled<false>(rows, scratch);
       }
     }
   }

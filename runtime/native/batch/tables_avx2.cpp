@@ -1,6 +1,7 @@
 // Many vectors at once, AVX2 (tables.h).
 #include "batch/decoding_avx2.h"
 #include "batch/grouped_tables.h"
+#include "batch/scaling_avx2.h"
 
 namespace rsr {
 namespace {

@@ -2,6 +2,7 @@
 // two registers share the decoding of ranks.
 #include "batch/decoding_avx2.h"
 #include "batch/grouped_tables.h"
+#include "batch/scaling_avx2.h"
 
 namespace rsr {
 namespace {

@@ -1,6 +1,7 @@
 // Many vectors at once, NEON (tables.h).
 #include "batch/decoding_neon.h"
 #include "batch/grouped_tables.h"
+#include "batch/scaling_neon.h"
 
 namespace rsr {
 namespace {
@@ -73,7 +74,7 @@ void fill_i8(RankedKernelsI8& kernels, const Thresholds& from) {
 }  // namespace
 
 void fill_tables_neon(KernelTable& table, Isa isa) {
-  constexpr Thresholds kW16 = {5, 11, 11, 22}, kN4S1 = {6, 12, 14, 23};
+  constexpr Thresholds kW16 = {5, 11, 11, 22}, kN4S1 = {6, 12, 12, 23};
   fill_f32<W16Ranks>(table.w16_f32, kW16);
   fill_f32<N4S1Ranks>(table.n4s1_f32, kN4S1);
   if (isa >= Isa::neon_dotprod) return;  // panels are faster
