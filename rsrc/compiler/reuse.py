@@ -185,9 +185,8 @@ class OldFile:
             return [self._reason]
         notes = []
         if self.damaged:
-            notes.append(
-                f"{self._path} is damaged and was not reused for: {listed(sorted(self.damaged))}"
-            )
+            names = listed(sorted(set(self.damaged)))
+            notes.append(f"{self._path} is damaged and was not reused for: {names}")
         elif not reused:
             producer = self._header.producer
             other = "" if producer == PRODUCER else f"; {producer[:64]} compiled it, not {PRODUCER}"

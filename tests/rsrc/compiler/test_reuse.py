@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 
 import rsr_runtime
 import rsrc
@@ -20,6 +21,7 @@ from rsr_testing.checkpoints import Kit
 from rsr_testing.gguf_files import GgufKit
 from rsr_testing.hub import Hub
 from rsr_testing.rotation import PREFIX, declaration
+from rsrc.cli.main import main
 from rsrc.compiler import pipeline, reuse
 from rsrc.export.decompile import decompile
 from rsrc.inspection.file import inspect_file
@@ -453,3 +455,40 @@ class TestEntry:
         rsrc.compile(save(), small, zstd=3)
         rsrc.unpack(small, twice.old)
         assert reused(twice(save())) == INDEXED | DENSE
+
+
+class TestCommand:
+    """`rsrc compile --reuse`."""
+
+    def run(self, *arguments: object) -> Result:
+        return CliRunner().invoke(main, ["compile", *map(str, arguments)], prog_name="rsrc")
+
+    def test_the_report(self, save: Any, twice: Twice) -> None:
+        rsrc.compile(save(), twice.old)
+        paths = save(flip("int8.weight")), "-o", twice.new, "--reuse", twice.old, "--force"
+        done = self.run(*paths)
+        assert done.exit_code == 0
+        (row,) = (line for line in done.output.splitlines() if "reused" in line)
+        names = (INDEXED | DENSE) - {"int8.weight"}
+        found = json.loads(self.run(*paths, "--json").output)
+        stored = sum(t["bytes"] for t in found["tensors"] if t["name"] in names)
+        assert [cell.strip() for cell in row.split("│")[1:6]] == [
+            "reused",
+            "6",
+            "",
+            "",
+            f"{stored:,}",
+        ]
+        assert found["reused"] == {"tensors": 6, "bytes": stored}
+        assert {t["name"] for t in found["tensors"] if t["reused"]} == names
+
+    def test_wrong_files_and_options(self, save: Any, twice: Twice) -> None:
+        paths = save(), "-o", twice.new, "--reuse"
+        for old, code, why in (
+            (save() / "model.safetensors", 1, "not a .rsr file"),
+            (twice.folder / "nowhere.rsr", 1, "nowhere.rsr"),
+        ):
+            done = self.run(*paths, old)
+            assert (done.exit_code, why in done.output) == (code, True), done.output
+        done = self.run(*paths, twice.old, "--executor", "dask://h:1")
+        assert (done.exit_code, "the workers of --executor" in done.output) == (2, True)
