@@ -96,6 +96,16 @@ def test_reuse_script() -> None:
     assert not [key for key in result["from nothing"] if f"`{key}`" not in README]
 
 
+def test_deltas_script(tmp_path: Path) -> None:
+    options = [str(tmp_path), *TINY, "--shares=0.01,0.1", "--json"]
+    small, large = json.loads(run_script("deltas.py", *options))["results"]
+    for row, share in ((small, 0.01), (large, 0.1)):
+        assert 0.8 < row["changed"] / (share * row["weights"]) < 1.2
+        assert row["entropy_bytes"] < row["delta_bytes"] < row["entropy_bytes"] + 3000
+        assert min(row["diff_seconds"], row["stat_seconds"], row["patch_seconds"]) > 0
+    assert not list(tmp_path.iterdir())
+
+
 def test_paper_script(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     drawn = ["--plot-dir", str(tmp_path)]

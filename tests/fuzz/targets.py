@@ -276,7 +276,7 @@ def deltas(scratch: Path) -> list[Sample]:
             rsrc.compile(source, compiled, threads=1, **options)  # type: ignore[arg-type]
             paths.append(compiled)
         delta = scratch / f"{i}.rsrd"
-        rsrc.diff(*paths, delta, threads=1)
+        rsrc.diff(paths[0], paths[1], delta, threads=1)
         _OLD_FILES[RsrFile(paths[0]).digest] = paths[0].read_bytes()
         samples.append({"d.rsrd": delta.read_bytes()})
     return samples

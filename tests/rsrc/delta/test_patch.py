@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +60,7 @@ def test_threads_and_runs_give_the_same_delta(pair: Pair, tmp_path: Path) -> Non
     assert first.read_bytes() == second.read_bytes()
 
 
-@pytest.mark.parametrize("pair_of", [*permutations(["v1", "v1.2", "v1.5-rotation"], 2)])
+@pytest.mark.parametrize("pair_of", [("v1", "v1.5-rotation"), ("v1.5-rotation", "v1.2")])
 def test_files_of_all_versions(pair_of: tuple[str, str], tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.rsr" for name in pair_of]
     for name, path in zip(pair_of, paths, strict=True):

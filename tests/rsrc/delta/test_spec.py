@@ -28,16 +28,16 @@ class Reader:
     def __init__(self, data: bytes) -> None:
         self.data = data
 
-    def bytes(self, size: int) -> bytes:
+    def take(self, size: int) -> bytes:
         taken, self.data = self.data[:size], self.data[size:]
         assert len(taken) == size
         return taken
 
     def number(self, kind: str) -> int:
-        return int(struct.unpack(f"<{kind}", self.bytes(struct.calcsize(kind)))[0])
+        return int(struct.unpack(f"<{kind}", self.take(struct.calcsize(kind)))[0])
 
     def stored(self, stored: int, size: int, dictionary: bytes = b"") -> bytes:
-        data = self.bytes(stored)
+        data = self.take(stored)
         if stored == size:
             return data
         given = zstandard.ZstdCompressionDict(dictionary, dict_type=1) if dictionary else None
@@ -108,8 +108,10 @@ def patched(old: bytes, delta: bytes) -> bytes:
 
 def changed(body: Reader, t: dict[str, Any], old: bytes, base: int) -> tuple[bytes, bytes]:
     """Return the contents of an index, and its segments if it is permuted."""
-    index = {"w16": words, "n4s1": units}.get(t["packing"], blocks)
-    return index(body, t, contents(old, base), old, base)
+    data = contents(old, base)
+    if t["encoding"] == "permuted":
+        return blocks(body, t, data, old, base)
+    return (words if t["packing"] == "w16" else units)(body, t, data), b""
 
 
 def chunk(body: Reader, slots: list[int], base: int) -> Iterator[tuple[int, int]]:
@@ -117,10 +119,11 @@ def chunk(body: Reader, slots: list[int], base: int) -> Iterator[tuple[int, int]
     count = body.number("I")
     if not count:
         return
-    low, symbols, gaps_size, digits_size = struct.unpack("<BIII", body.bytes(13))
+    low, symbols, gaps_size, digits_size = struct.unpack("<BIII", body.take(13))
     gaps = body.stored(gaps_size, symbols)
-    low_bits = int.from_bytes(body.bytes(-(-count * low // 8)), "little")
-    at, high, found = -1, 0, []
+    low_bits = int.from_bytes(body.take(-(-count * low // 8)), "little")
+    found: list[int] = []
+    at, high = -1, 0
     for symbol in gaps:
         high += symbol
         if symbol < 255:
@@ -134,7 +137,7 @@ def chunk(body: Reader, slots: list[int], base: int) -> Iterator[tuple[int, int]
     sizes = [-(-len(g) * bits // 8) for g in groups]
     stream = Reader(body.stored(digits_size, sum(sizes)))
     for d, (group, size) in enumerate(zip(groups, sizes, strict=True)):
-        numbers = int.from_bytes(stream.bytes(size), "little")
+        numbers = int.from_bytes(stream.take(size), "little")
         for i, slot in enumerate(group):
             w = numbers >> bits * i & (1 << bits) - 1
             yield slot, w if w < d else w + 1
@@ -151,7 +154,7 @@ def patterns(t: dict[str, Any]) -> list[list[int]]:
     return [digits_of(n, base, k) for n in range(base**k)]
 
 
-def words(body: Reader, t: dict[str, Any], data: bytes, *_: Any) -> tuple[bytes, bytes]:
+def words(body: Reader, t: dict[str, Any], data: bytes) -> bytes:
     known, k, result = patterns(t), t["k"], bytearray(data)
     count = len(data) // 2
     for first in range(0, count, MIB):
@@ -163,10 +166,10 @@ def words(body: Reader, t: dict[str, Any], data: bytes, *_: Any) -> tuple[bytes,
             ranks = [known.index(new[i * k : (i + 1) * k]) for i in range(3)]
             word = ranks[0] | ranks[1] << 5 | ranks[2] << 10
             result[2 * (first + e) : 2 * (first + e) + 2] = struct.pack("<H", word)
-    return bytes(result), b""
+    return bytes(result)
 
 
-def units(body: Reader, t: dict[str, Any], data: bytes, *_: Any) -> tuple[bytes, bytes]:
+def units(body: Reader, t: dict[str, Any], data: bytes) -> bytes:
     out, columns = t["shape"]
     group = (t["scale"] or {}).get("columns", columns) if t["scale"] else columns
     is_grouped = bool(t["scale"]) and "columns" in t["scale"]
@@ -210,7 +213,7 @@ def units(body: Reader, t: dict[str, Any], data: bytes, *_: Any) -> tuple[bytes,
                 rank = 9 * new[3 * i] + 3 * new[3 * i + 1] + new[3 * i + 2]
                 result[at] = result[at] & ~(15 << 4 * i) | abs(rank - 13) << 4 * i
                 result[sign] = result[sign] & ~(1 << bit) | (rank < 13) << bit
-    return bytes(result), b""
+    return bytes(result)
 
 
 def blocks(
