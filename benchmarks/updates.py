@@ -12,6 +12,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -23,7 +24,7 @@ from rsrc import _native
 
 SHAPE = 2560, 6912  # down_proj of bitnet-b1.58-2B-4T
 SHARES = 0.001, 0.01, 0.1
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "ranked w16": {"target": "avx512", "k": 3},
     "ranked n4s1": {"target": "avx2", "k": 3},
     "permuted": {"encoding": "permuted"},
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         safetensors.numpy.save_file({"w": W}, source)
         for kind, choices in KINDS.items():
 
-            def compile_all(_: int, choices: dict[str, object] = choices) -> None:
+            def compile_all(_: int, choices: dict[str, Any] = choices) -> None:
                 rsrc.compile(source, output, threads=1, force=True, **choices)
 
             compile_all(0)

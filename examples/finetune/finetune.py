@@ -166,6 +166,7 @@ def run(work: Path, steps: int, every: int) -> list[Row]:
     learned, held_out = texts()
     model = load_model()
     stages = Stages(work, held_out)
+    torch.compiler.set_stance("force_eager")  # AutoBitLinear's torch.compile needs a compiler
     rows: list[Row] = [{"step": 0, **stages.add(model)}]
     print(f"step    0  perplexity {rows[0]['perplexity']:.1f}", flush=True)
     for step, (loss, changed) in enumerate(train(model, learned, steps), 1):
