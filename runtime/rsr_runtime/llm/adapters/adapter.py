@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from rsr_formats.architectures import DecoderNames
 from rsr_formats.numerics import widen_bf16
-from rsr_formats.text import counted, listed, shown
+from rsr_formats.text import quoted, shown
 
 from ...errors import OptionError
 from ..linear import Linear, LowRank
@@ -186,13 +186,13 @@ class _Matcher:
         other = [module for name, module in usual.items() if name not in self._layers]
         if other:
             raise self._error(
-                f"the model has no linear layer {_some(other)}: {self._advice(other)}"
+                f"the model has no linear layer {quoted(other, _MAX_NAMED)}: {self._advice(other)}"
             )
         if self._settings.targets is not None:
             missing = [name for name in self._expected() if name not in usual]
             if missing:
                 raise self._error(
-                    f"found no tensors for {_some(missing)}, which target_modules of {CONFIG} "
+                    f"found no tensors for {quoted(missing, _MAX_NAMED)}, which target_modules of {CONFIG} "
                     "names: the adapter was made for another model, or is incomplete"
                 )
         return [  # in the order of a pass
@@ -208,13 +208,13 @@ class _Matcher:
             half = next((half for half in _HALVES if key.endswith(half)), None)
             if half is None:
                 raise self._error(
-                    f"found the tensor {shown(key)}, expected names that end with "
+                    f"found the tensor {quoted([key])}, expected names that end with "
                     f"{' or '.join(_HALVES)}: only the two matrices of LoRA are supported, no "
                     "embeddings, biases, magnitudes of DoRA or whole modules; train without them"
                 )
             module = key.removesuffix(half).removeprefix(_WRAPPER)
             if half in found.setdefault(module, {}):
-                raise self._error(f"two tensors are {half[1:]} of {shown(module)}")
+                raise self._error(f"two tensors are {half[1:]} of {quoted([module])}")
             found[module][half] = tensor
         if not found:
             raise self._error("found no tensors")
@@ -222,7 +222,7 @@ class _Matcher:
             if len(halves) < len(_HALVES):
                 (only,) = halves.values()
                 raise self._error(
-                    f"found {shown(only.key)} without its other half: the file is incomplete"
+                    f"found {quoted([only.key])} without its other half: the file is incomplete"
                 )
         return {
             module: (halves[_HALVES[0]], halves[_HALVES[1]]) for module, halves in found.items()
@@ -269,12 +269,6 @@ class _Matcher:
 
     def _error(self, what: str) -> AdapterError:
         return AdapterError(f"{self._file}: {what}")
-
-
-def _some(modules: Sequence[str]) -> str:
-    named = listed([shown(module) for module in modules[:_MAX_NAMED]])
-    more = len(modules) - _MAX_NAMED
-    return named if more <= 0 else f"{named} and {counted(more, 'more')}"
 
 
 def _in_words(half: _Half) -> str:

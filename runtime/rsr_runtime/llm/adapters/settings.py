@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from rsr_formats.model_files import parse_object
-from rsr_formats.text import shown
+from rsr_formats.text import quoted, shown_json
 
 from .errors import AdapterError
 
@@ -107,7 +107,7 @@ def read_settings(where: str, data: bytes) -> LoraSettings:
     found = parse_object(data, where, _MAX_CONFIG, AdapterError)
     kind = found.get("peft_type")
     if kind != "LORA":
-        raise AdapterError(f"{where}: found an adapter of kind {shown(kind)}, expected LORA")
+        raise AdapterError(f"{where}: found an adapter of kind {shown_json(kind)}, expected LORA")
     _check_supported(where, found)
     targets = found.get("target_modules")
     excluded = found.get("exclude_modules")
@@ -136,26 +136,28 @@ def read_settings(where: str, data: bytes) -> LoraSettings:
 def _check_supported(where: str, found: Mapping[str, Any]) -> None:
     if found.get("bias", "none") != "none":
         raise AdapterError(
-            f"{where}: found bias = {shown(found['bias'])}, expected 'none': trained biases are "
+            f"{where}: found bias = {shown_json(found['bias'])}, expected 'none': trained biases are "
             "not supported; train with bias='none'"
         )
     start = found.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower().startswith(_CHANGES_WEIGHTS):
         raise AdapterError(
-            f"{where}: init_lora_weights is {shown(start)}, which changed the weights of the "
+            f"{where}: init_lora_weights is {shown_json(start)}, which changed the weights of the "
             "model, too: convert the adapter with save_pretrained(..., "
             "path_initial_model_for_weight_conversion=...) of PEFT"
         )
     for key, value in found.items():
         if key not in _IGNORED | _READ and value not in (None, False, [], {}, ""):
             advice = _ADVICE.get(key, "expected a LoRA adapter without it")
-            raise AdapterError(f"{where}: {key} = {shown(value)} is not supported: {advice}")
+            raise AdapterError(
+                f"{where}: {quoted([key])}: {shown_json(value)} is not supported: {advice}"
+            )
 
 
 def _rank(where: str, key: str, value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_RANK:
         return value
-    raise AdapterError(f"{where}: {key}: found {shown(value)}, expected a rank of at least 1")
+    raise AdapterError(f"{where}: {key}: found {shown_json(value)}, expected a rank of at least 1")
 
 
 def _number(where: str, key: str, value: object) -> float:
@@ -166,13 +168,13 @@ def _number(where: str, key: str, value: object) -> float:
             number = math.inf
         if math.isfinite(number):
             return number
-    raise AdapterError(f"{where}: {key}: found {shown(value)}, expected a number")
+    raise AdapterError(f"{where}: {key}: found {shown_json(value)}, expected a number")
 
 
 def _names(where: str, key: str, value: object) -> tuple[str, ...]:
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return tuple(value)
-    raise AdapterError(f"{where}: {key}: found {shown(value)}, expected names of modules")
+    raise AdapterError(f"{where}: {key}: found {shown_json(value)}, expected names of modules")
 
 
 def _layers(where: str, value: object) -> frozenset[int] | None:
@@ -182,7 +184,7 @@ def _layers(where: str, value: object) -> frozenset[int] | None:
     if all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
         return frozenset(numbers)
     raise AdapterError(
-        f"{where}: layers_to_transform: found {shown(value)}, expected numbers of layers"
+        f"{where}: layers_to_transform: found {shown_json(value)}, expected numbers of layers"
     )
 
 
@@ -209,14 +211,14 @@ def _patterns(
         budget[0] -= repetitions
         if repetitions > _MAX_REPETITIONS or budget[0] < 0 or _SLOW.search(plain):
             raise AdapterError(
-                f"{where}: {key}: the pattern {shown(text)} may take too long to match, expected "
+                f"{where}: {key}: the pattern {quoted([text])} may take too long to match, expected "
                 f"at most {_MAX_REPETITIONS} repetitions, none of a group: write names of modules"
             )
         try:
             patterns[re.compile(text)] = of
         except (re.error, RecursionError, OverflowError) as error:
             raise AdapterError(
-                f"{where}: {key}: {shown(text)} is not a regular expression: {error}"
+                f"{where}: {key}: {quoted([text])} is not a regular expression: {error}"
             ) from None
     return patterns
 

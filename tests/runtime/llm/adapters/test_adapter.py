@@ -55,7 +55,7 @@ def test_a_sum_is_what_linear_layers_add(loaded: Loader, tmp_path: Path) -> None
             parts = [first[name], second[name]]
             if "lora_B" in name:
                 parts[1] = parts[1] / np.float32(4)  # the scale of both is that of the first
-            tensors[name] = np.ascontiguousarray(np.concatenate(parts, "lora_B" in name))
+            tensors[name] = np.ascontiguousarray(np.concatenate(parts, int("lora_B" in name)))
 
     both = write_adapter(tmp_path / "both", model, 0, EVERY, join, r=2 * RANK, lora_alpha=16)
     model = loaded("trilm", kv="float32", adapters=[one, two, both])
