@@ -412,6 +412,8 @@ def test_a_scale_that_is_not_finite_is_found_before_a_token(
                 model.logits([5, 6, 7])
         with pytest.raises(IndexDataError):
             model.generate([5, 6, 7], max_tokens=2)
-    with llm.load(damaged, context=64) as model:
-        with pytest.raises(IndexDataError, match=f"scale of tensor '{name}' is not finite"):
-            serve(model, "damaged", port=0, ready=pytest.fail)  # at its start
+    with (
+        llm.load(damaged, context=64) as model,
+        pytest.raises(IndexDataError, match=f"scale of tensor '{name}' is not finite"),
+    ):
+        serve(model, "damaged", port=0, ready=pytest.fail)  # at its start
