@@ -15,6 +15,7 @@ from .errors import OutputExistsError
 
 _temporaries: dict[Path, list[BinaryIO]] = {}  # files and folders to remove; open files in each
 _IN_USE = (5, 32, 1224)  # Windows: access denied, sharing violation, mapped into memory
+_aside: dict[Path, Path] = {}  # folders under temporary names, and their own names
 _foreign: list[tuple[Path, str, set[Path]]] = []  # folders, patterns, and files to keep
 
 
@@ -42,6 +43,22 @@ def temporary(path: Path, target: Path | None = None) -> Iterator[list[BinaryIO]
         del _temporaries[path]
 
 
+@contextmanager
+def moved_aside(target: Path) -> Iterator[None]:
+    """Rename a folder for the block, which puts another one in its place, and remove it then.
+
+    If there is no other at the end, or when `remove_temporaries` is called, it gets its name back.
+    """
+    replaced = beside(target)
+    _aside[replaced] = target
+    try:
+        target.rename(replaced)
+        yield
+    finally:
+        _settle(replaced, target)
+        del _aside[replaced]
+
+
 def remove_temporaries() -> None:
     """Remove all temporary files and folders, for a signal handler that ends the process.
 
@@ -53,6 +70,8 @@ def remove_temporaries() -> None:
                 with suppress(OSError, ValueError):
                     os.close(file.fileno())  # unlike file.close(), does not flush
         _remove(path)
+    for replaced, target in tuple(_aside.items()):  # after a folder that did not replace it
+        _settle(replaced, target)
     for folder, pattern, kept in tuple(_foreign):
         for path in folder.glob(pattern):
             if path not in kept:
@@ -111,6 +130,14 @@ def _name_target(error: OSError, path: Path, target: Path) -> None:
         name = str(getattr(error, attribute) or "")
         if name.startswith(str(path)):
             setattr(error, attribute, f"{target}{name.removeprefix(str(path))}")
+
+
+def _settle(replaced: Path, target: Path) -> None:
+    """Remove a folder that another one has replaced, or else give it its name back."""
+    if target.exists():
+        _remove(replaced)
+    elif replaced.exists():
+        replaced.rename(target)
 
 
 def _remove(path: Path) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rsr_formats.atomic import beside, temporary
+from rsr_formats.atomic import beside, moved_aside, temporary
 from rsr_formats.errors import OutputExistsError
 
 Replaces = Callable[[Path], bool]  # whether a folder with files may be replaced
@@ -63,13 +62,8 @@ def atomic_folder(path: str | os.PathLike[str], replaces: Replaces | None = None
                 target.rmdir()  # fails if files have appeared in it
             unfinished.rename(target)
             return
-        replaced = target.rename(beside(target))
-        try:
+        with moved_aside(target):
             unfinished.rename(target)
-        except BaseException:
-            replaced.rename(target)
-            raise
-        shutil.rmtree(replaced)
 
 
 def _has_files(path: Path) -> bool:

@@ -416,6 +416,17 @@ def test_a_model_without_memory(folders: Folders) -> None:
     assert_refused(model, folders("trilm") / "model.rsr", "is on meta, expected the CPU")
 
 
+def test_a_folder(folders: Folders, tmp_path: Path) -> None:
+    """One of transformers has model.rsr; another is refused by a sentence."""
+    model = judge.load(folders("trilm") / "model")
+    with pytest.raises(AccelerateError, match=r"is a folder without model\.rsr, .* compile the"):
+        accelerate(model, tmp_path)
+    (tmp_path / "other.rsr").write_bytes(b"")
+    with pytest.raises(AccelerateError, match=r"expected a \.rsr file: it has other\.rsr"):
+        accelerate(model, tmp_path)
+    assert accelerate(model, folders("trilm")).file == str(folders("trilm") / "model.rsr")
+
+
 def test_what_is_no_module(folders: Folders) -> None:
     wrong: Any = folders("trilm")
     with pytest.raises(AccelerateError, match=r"model is a \w*Path, expected a torch\.nn\.Module"):

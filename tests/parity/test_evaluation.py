@@ -29,9 +29,11 @@ from rsr_testing.parity import judge
 torch, transformers = judge.torch_and_transformers()
 pytest.importorskip("lm_eval")
 
+from lm_eval import evaluator  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
 from rsr_runtime.evaluation import RsrLM, TaskError  # noqa: E402
+from rsr_runtime.evaluation.run import _quiet_git  # noqa: E402
 
 TASKS = Path(__file__).parent / "tasks"
 TOLERANCE = 1e-3  # of a log-likelihood, a sum over tokens, and of a metric
@@ -272,6 +274,18 @@ def test_the_command(path: Path, tmp_path: Path) -> None:
     assert written["results"]["rsr_choice"]["sample_len"] == 3
     assert (written["n-shot"]["rsr_choice"], printed["n-shot"]["rsr_choice"]) == (1, 2)
     assert set(printed) == set(written)
+
+
+def test_git_is_silent_outside_of_a_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    asked = evaluator.get_git_commit_hash
+    with _quiet_git():
+        assert evaluator.get_git_commit_hash() is None
+    assert capfd.readouterr().err == ""
+    assert evaluator.get_git_commit_hash is asked
 
 
 def test_groups_and_templates(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

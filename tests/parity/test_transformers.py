@@ -204,6 +204,24 @@ def test_from_the_hub(export: Callable[[str], Path], tmp_path: Path) -> None:
     load(tmp_path / "saved")
 
 
+def test_from_a_folder_of_a_private_repository(
+    export: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`token` does not reach the download of the .rsr file, HF_TOKEN does."""
+    whole = export("bonsai")
+    files = {f"inner/{path.name}": path.read_bytes() for path in whole.iterdir()}
+    with serving_hub() as hub, judge.quiet(), client_of(hub.url, tmp_path / "home"):
+        hub.add("org/private", files)
+        hub.repositories["org/private"].token = "hf_one"
+        options = {"subfolder": "inner", "cache_dir": tmp_path / "cache"}
+        with pytest.raises(OptionError, match=r"org/private: model\.rsr cannot .* set HF_TOKEN or"):
+            load("org/private", token="hf_one", **options)
+        monkeypatch.setenv("HF_TOKEN", "hf_one")
+        assert_golden_logits("bonsai", load("org/private", **options))
+    (downloaded,) = (tmp_path / "cache").rglob("model.rsr")
+    assert downloaded.parent.name == "inner"
+
+
 # --- without the import -------------------------------------------------------------------------
 
 

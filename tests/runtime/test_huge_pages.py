@@ -250,8 +250,8 @@ def test_a_file_that_memory_cannot_hold_stays_as_it_is(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Huge pages of the file itself would push out those that the next product reads."""
-    asked: list[int] = []
-    monkeypatch.setattr(_native, "collapse_into_huge_pages", lambda piece: asked.append(1) or True)
+    asked: list[object] = []
+    monkeypatch.setattr(_native, "collapse_into_huge_pages", asked.append)
     free = AvailableMemory(file.stat().st_size // 2)
     monkeypatch.setattr(huge_pages, "available_memory", lambda: free)
     with rsr.load(file, memory="auto") as model:

@@ -315,5 +315,5 @@ def _model_files(
         )
         return {}
     made = tokenizer_files(metadata, notes.append)
-    made |= pooling_files(metadata, config.get("hidden_size"))
+    made |= pooling_files(metadata, config.get("hidden_size"), notes.append)
     return {"config.json": (json.dumps(config, indent=2) + "\n").encode(), **made}

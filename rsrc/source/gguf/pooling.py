@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rsr_formats.text import shown
@@ -12,7 +12,8 @@ from ...common.errors import SourceError
 from .values import whole_of
 
 HAS_HEAD = "rsr.has_head"  # llama.cpp does not know this key
-MODES = {1: "mean", 2: "cls", 3: "lasttoken"}  # 0: none; 4: a classifier's, which ranks texts
+MODES = {1: "mean", 2: "cls", 3: "lasttoken"}
+_NO_MODES = (0, 4)  # none; a classifier's, which ranks texts
 
 
 def has_head(metadata: Mapping[str, Any]) -> bool:
@@ -27,7 +28,9 @@ def has_head(metadata: Mapping[str, Any]) -> bool:
     return found
 
 
-def pooling_files(metadata: Mapping[str, Any], hidden_size: object) -> dict[str, bytes]:
+def pooling_files(
+    metadata: Mapping[str, Any], hidden_size: object, note: Callable[[str], object]
+) -> dict[str, bytes]:
     """Return modules.json and the settings of pooling by their names in a `.rsr` file.
 
     llama.cpp normalizes the vectors. Without `pooling_type`, or with one of a model that does not
@@ -36,9 +39,18 @@ def pooling_files(metadata: Mapping[str, Any], hidden_size: object) -> dict[str,
     Args:
         metadata: of the GGUF file.
         hidden_size: features of a state, as in config.json.
+        note: takes a sentence for the user about a value that says nothing.
     """
     key = f"{metadata.get('general.architecture')}.pooling_type"
-    mode = MODES.get(whole_of(metadata.get(key)) or 0)
+    if key not in metadata:
+        return {}
+    kind = whole_of(metadata[key])
+    if kind is None or kind not in {*MODES, *_NO_MODES}:
+        note(
+            f"{key} is {shown(metadata[key])}, expected 0 to 4: the model embeds texts only with a "
+            "pooling that is asked for"
+        )
+    mode = MODES.get(kind or 0)
     if mode is None:
         return {}
     kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}

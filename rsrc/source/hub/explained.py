@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from ...common.errors import MissingPackageError, SourceError, reason
 from .name import HubName
@@ -54,9 +55,16 @@ def _explanation(name: HubName, error: Exception) -> SourceError:
 
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # why the Hub was not asked
-    home, at = constants.ENDPOINT, f"{constants.ENDPOINT}/{name.id}"
+    home = _without_password(constants.ENDPOINT)
+    at, cause = f"{home}/{name.id}", _first_line(error).replace(constants.ENDPOINT, home)
     login = "log in with `hf auth login`, or set HF_TOKEN"
-    has_token = get_token() is not None
+    token = get_token()
+    has_token = token is not None
+    if token is not None and not token.isascii():
+        return SourceError(
+            f"{name}: the token (HF_TOKEN, or that of `hf auth login`) has a character that is not "
+            "ASCII: copy it again"
+        )
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
     if isinstance(error, errors.GatedRepoError):
         then = "with the account of your token" if has_token else f"then {login}"
@@ -74,7 +82,7 @@ def _explanation(name: HubName, error: Exception) -> SourceError:
     if isinstance(error, errors.DisabledRepoError):
         return SourceError(f"{name}: the Hub has disabled this model: see {at}")
     if isinstance(error, errors.HFValidationError):
-        return SourceError(f"{name}: not the name of a model: {_first_line(error)}")
+        return SourceError(f"{name}: not the name of a model: {cause}")
     if isinstance(error, errors.OfflineModeIsEnabled):
         return UnreachableError(
             name, "HF_HUB_OFFLINE is set", "download it first, or unset HF_HUB_OFFLINE"
@@ -82,9 +90,15 @@ def _explanation(name: HubName, error: Exception) -> SourceError:
     if status in (401, 403):
         return SourceError(f"{name}: {home} refuses the token: {login} with one that may read it")
     if isinstance(error, errors.FileMetadataError):
-        return SourceError(f"{name}: {_first_line(error)}")
-    what = f"answers with status {status}" if status else f"fails ({_first_line(error)})"
+        return SourceError(f"{name}: {cause}")
+    what = f"answers with status {status}" if status else f"fails ({cause})"
     return UnreachableError(name, f"{home} {what}", "check the connection, or try again later")
+
+
+def _without_password(url: str) -> str:
+    """Return a URL without the name and password that may precede its host."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _first_line(error: Exception) -> str:

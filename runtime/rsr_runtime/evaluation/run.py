@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lm_eval
+from lm_eval import evaluator
 
 from rsr_formats.errors import RsrError
 from rsr_formats.text import printable
@@ -59,15 +62,16 @@ def evaluate(
         progress(f"loading {name}", number, len(names))
         loaded += all_tasks.load(manager, name)
     try:
-        results: dict[str, Any] = lm_eval.simple_evaluate(
-            judged,
-            tasks=loaded,
-            num_fewshot=num_fewshot,
-            limit=limit,
-            apply_chat_template=apply_chat_template,
-            task_manager=manager,
-            log_samples=False,
-        )
+        with _quiet_git():
+            results: dict[str, Any] = lm_eval.simple_evaluate(
+                judged,
+                tasks=loaded,
+                num_fewshot=num_fewshot,
+                limit=limit,
+                apply_chat_template=apply_chat_template,
+                task_manager=manager,
+                log_samples=False,
+            )
     except (RsrError, OSError, MemoryError):
         raise
     except Exception as error:  # of the code of a task or of a metric
@@ -75,3 +79,24 @@ def evaluate(
         raise TaskError(f"lm-evaluation-harness failed: {reason}") from error
     results["config"]["model"] = "rsr"
     return {**results, "truncated": judged.truncated}
+
+
+@contextmanager
+def _quiet_git() -> Iterator[None]:
+    """Keep what git says outside of a repository off stderr: lm-eval asks it for the commit."""
+    asked = evaluator.get_git_commit_hash
+    evaluator.get_git_commit_hash = _commit
+    try:
+        yield
+    finally:
+        evaluator.get_git_commit_hash = asked
+
+
+def _commit() -> str | None:
+    """Return the commit of the repository that the current folder is in, if it is in one."""
+    try:
+        command = ["git", "describe", "--always"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    except OSError:  # git is not installed
+        return None
+    return done.stdout.strip() or None

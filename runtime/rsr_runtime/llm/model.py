@@ -241,6 +241,16 @@ class LanguageModel:
         """
         return self._decoder.weights
 
+    def check_weights(self) -> None:
+        """Check the scales of all matrices, and permuted indexes, before their first use does.
+
+        Raises:
+            FormatError: one is damaged.
+            ClosedError: the model was closed.
+        """
+        for matrix in self._model.matrices():
+            _ = matrix.arrays
+
     def phase_seconds(self) -> dict[str, float]:
         """Return the seconds spent since the model was loaded.
 

@@ -58,6 +58,7 @@ def serve(
         OptionError: a package of the extra `serve` is missing, the address cannot be used or needs
             a key, an origin is not one, or an adapter has the model's name.
         ModelError: the model generates no text, and its files do not let it embed either.
+        FormatError: scales or an index of the model are damaged.
     """
     for package in _PACKAGES:
         if importlib.util.find_spec(package) is None:
@@ -79,6 +80,7 @@ def serve(
     check_access(access, insecure)
     if embeddings or not model.config.architecture.has_head:
         _ = model.embedding  # raises ModelError before the first request
+    model.check_weights()  # else each request would fail
     with bind(host, port) as bound:
         model.use_huge_pages()
         url = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from rsr_formats.architectures import PREFIXES, DecoderNames, other_prefix
+from rsr_formats.pretrained import RSR_FILE
 from rsr_formats.text import listed
 
 from ..inputs import kind_of
@@ -76,20 +78,35 @@ def accelerate(model: Module, path: str | os.PathLike[str]) -> Acceleration:
 
     Args:
         model: on the CPU, of any package.
-        path: compiled from the same checkpoint.
+        path: compiled from the same checkpoint; or a folder that `rsrc export-transformers` wrote,
+            which has such a file.
 
     Raises:
         AccelerateError: the file is that of another model, which no layer fits; or the model is no
-            module, or not on the CPU.
+            module, or not on the CPU; or the folder has no such file.
         FormatError: the file is damaged.
         OSError: the file cannot be read.
     """
     if not isinstance(model, Module):
         raise AccelerateError(f"model is {kind_of(model)}, expected a torch.nn.Module")
-    found = _Plan(model, load(path, memory="auto"), os.fspath(path))
+    file = _file(Path(path))
+    found = _Plan(model, load(file, memory="auto"), str(file))
     found.find()
     found.swap()
     return found.report()
+
+
+def _file(path: Path) -> Path:
+    """Return the .rsr file that a path names."""
+    if not path.is_dir():
+        return path
+    if not (path / RSR_FILE).is_file():
+        inside = listed([p.name for p in sorted(path.glob("*.rsr"))], _MOST_LISTED)
+        raise AccelerateError(
+            f"{path} is a folder without {RSR_FILE}, expected a .rsr file: "
+            + (f"it has {inside}" if inside else "compile the checkpoint first (rsrc compile)")
+        )
+    return path / RSR_FILE
 
 
 class _Plan:

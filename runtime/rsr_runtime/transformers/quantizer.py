@@ -122,9 +122,28 @@ def _find_file(name: str, folder: Path) -> Path:
 
     Args:
         name: what the model was loaded from, a directory or an id on the hub.
-        folder: of model.safetensors; of a model on the hub, a snapshot in its cache.
+        folder: of model.safetensors; of a model on the hub, a snapshot in its cache, or a folder in
+            one.
+
+    Raises:
+        OptionError: the hub refuses it, as a `token` given to transformers does not get here.
     """
-    if folder.parent.name != "snapshots":
-        return folder / RSR_FILE
-    cache = folder.parents[2]
-    return Path(cached_file(name, RSR_FILE, revision=folder.name, cache_dir=cache))
+    path = folder / RSR_FILE
+    snapshot = next((p for p in (folder, *folder.parents) if p.parent.name == "snapshots"), None)
+    if snapshot is None or path.exists():
+        return path
+    try:
+        found = cached_file(
+            name,
+            RSR_FILE,
+            revision=snapshot.name,
+            cache_dir=snapshot.parents[2],
+            subfolder=folder.relative_to(snapshot).as_posix(),
+        )
+    except OSError as error:
+        why = str(error).strip().partition("\n")[0]
+        raise OptionError(
+            f"{name}: {RSR_FILE} cannot be downloaded ({why}): if the model is private, set "
+            "HF_TOKEN or log in with `hf auth login`, as token= does not reach this download"
+        ) from error
+    return Path(found)

@@ -82,6 +82,39 @@ def test_files_folders_and_scratch(
     assert list(tmp_path.iterdir()) == []
 
 
+BETWEEN_RENAMES = """
+import os, signal, sys
+from pathlib import Path
+from rsrc.cli.signals import ending_at_once
+from rsrc.export.folder import atomic_folder
+place, count = Path(sys.argv[1]), int(sys.argv[2])
+rename = Path.rename
+def rename_and_end(path, to):
+    global count
+    found = rename(path, to)
+    count -= 1
+    if count == 0:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return found
+Path.rename = rename_and_end
+with ending_at_once(), atomic_folder(place / "out", lambda _: True) as folder:
+    (folder / "file").write_text("new")
+"""
+
+
+@pytest.mark.parametrize(("count", "found"), [(1, "old"), (2, "new")])
+def test_between_the_renames_of_a_folder_that_is_replaced(
+    kit: Kit, tmp_path: Path, count: int, found: str
+) -> None:
+    """One of the two folders is there, and nothing else."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "file").write_text("old")
+    done = kit.python(BETWEEN_RENAMES, tmp_path, count)
+    assert (done.returncode, done.stderr) == (143, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "file").read_text() == found
+
+
 RAW = """
 import fcntl, os, signal, termios, tty
 from rsrc.cli.signals import ending_at_once

@@ -19,6 +19,7 @@ from rsr_runtime import DenseTensor, Matrix, Model, llm
 from rsr_runtime.llm import ModelError, TensorFacts
 from rsr_runtime.llm.config import read_config
 from rsr_runtime.llm.weights import Weights, collect
+from rsr_runtime.serve import serve
 from rsr_testing.language_models import LanguageModels
 from rsr_testing.models import FAMILIES, Tensor
 
@@ -393,7 +394,7 @@ def test_tensors_that_the_compiler_never_writes(
 def test_a_scale_that_is_not_finite_is_found_before_a_token(
     family: str, name: str, language_models: LanguageModels, tmp_path: Path
 ) -> None:
-    """Loading reads no scales. The first pass checks them, before it returns anything."""
+    """Loading reads no scales. The first pass checks them, or a server before its first request."""
     path = language_models.path(family)
     header = RsrFile(path).header
     tensor = next(t for t in header.tensors if t.name == name)
@@ -411,3 +412,8 @@ def test_a_scale_that_is_not_finite_is_found_before_a_token(
                 model.logits([5, 6, 7])
         with pytest.raises(IndexDataError):
             model.generate([5, 6, 7], max_tokens=2)
+    with (
+        llm.load(damaged, context=64) as model,
+        pytest.raises(IndexDataError, match=f"scale of tensor '{name}' is not finite"),
+    ):
+        serve(model, "damaged", port=0, ready=pytest.fail)  # at its start

@@ -18,6 +18,8 @@ from rsr_formats import RsrFile
 from rsr_testing.checkpoints import Kit
 from rsr_testing.gguf_files import GgufKit
 from rsr_testing.hub import Hub, client_of
+from rsrc.common.errors import SourceError
+from rsrc.source.hub.explained import explained
 from rsrc.source.hub.name import HubName
 from rsrc.source.hub.repository import Repository
 from rsrc.source.open import open_checkpoint
@@ -158,6 +160,29 @@ def test_a_private_or_missing_model(hub: Hub, model: Path, monkeypatch: pytest.M
     # Large files are on another host, which must not see it.
     assert {r.token for r in hub.received("/resolve/", "HEAD")} == {"hf_one"}
     assert {r.token for r in hub.received("/blobs/")} == {""}
+
+
+def test_a_token_that_is_not_ascii(hub: Hub, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header cannot hold it, so it is never sent."""
+    hub.add("a/b", model)
+    monkeypatch.setenv("HF_TOKEN", "hf_\N{LATIN SMALL LETTER U WITH DIAERESIS}")
+    assert refused("hf://a/b") == (
+        "hf://a/b: the token (HF_TOKEN, or that of `hf auth login`) has a character that is not "
+        "ASCII: copy it again"
+    )
+    assert not hub.received("/")
+
+
+def test_a_password_in_the_address_of_the_hub_is_not_shown(
+    hub: Hub, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = hub.url.replace("://", "://someone:secret@")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", secret)
+    for fails in (ConnectionError(f"no route to {secret}/a/b"), ValueError(f"{secret} is odd")):
+        with pytest.raises(SourceError) as caught, explained(HubName("a/b")):
+            raise fails
+        assert "secret" not in str(caught.value)
+        assert f"{hub.url} fails" in str(caught.value)
 
 
 def test_other_answers(hub: Hub, model: Path) -> None:
