@@ -444,7 +444,7 @@ class TestCompile:
         rsr = tmp_path / "y.rsr"
         report = json.loads(run("compile", source, "-o", rsr, "--json").stdout)
         fields = {*Report.__dataclass_fields__, *SUPPORT} - {"support"}
-        assert set(report) == {*fields, "bits_per_weight", "stored_ratio"}
+        assert set(report) == {*fields, "reused", "bits_per_weight", "stored_ratio"}
         assert report["stored_ratio"] == {"ternary": 1, "dense": 1, "all": 1}
         assert report["output_bytes"] == rsr.stat().st_size
         for tensor in report["tensors"]:
