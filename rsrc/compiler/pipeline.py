@@ -268,7 +268,7 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
 def _reuse_notes(header: Header, old: OldFile | None, tensors: Sequence[TensorReport]) -> list[str]:
     notes = [] if old is None else old.notes(sum(t.reused and t.kind != "dense" for t in tensors))
     if header.reuse is None:
-        notes.append("too many tensors for keys: compile cannot reuse this file")
+        notes.append("the file has no room for the keys of its tensors, so it cannot be reused")
     return notes
 
 

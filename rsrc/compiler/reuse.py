@@ -13,7 +13,7 @@ import os
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -46,18 +46,27 @@ def content_hash(raw: ByteArray) -> bytes:
 def key_of(p: IndexPlan, content: bytes) -> bytes:
     """Return the key of an indexed tensor: equal keys mean that sections are equal.
 
-    What the user chose, what config.json says and what other tensors hold is in the plan. Names and
-    places are left out, so that a renamed or moved tensor is found.
+    What the user chose, what config.json says and what other tensors hold is in the plan. The name
+    is left out, so that a renamed tensor is found.
 
     Args:
         p: its plan, before patterns are listed.
         content: the hash of its source bytes.
     """
     t = p.source
-    tensor = replace(t.tensor, name="", path=Path(), offset=0)
-    source = replace(t, tensor=tensor, note="", auxiliary=(), quality=None)
-    described = repr((__version__, _plain(replace(p, source=source))))
-    return hashlib.sha256(content + described.encode()).digest()[:_KEY_BYTES]
+    held = (
+        __version__,
+        _plain(t.tensor.form),
+        _held(t, "tensor", "note", "auxiliary", "quality"),
+        _held(p, "source"),
+    )
+    return hashlib.sha256(content + repr(held).encode()).digest()[:_KEY_BYTES]
+
+
+def _held(record: Any, *left_out: str) -> tuple[Any, ...]:
+    """Return the fields of a dataclass; those that are not in its repr follow from others."""
+    names = (f.name for f in fields(record) if f.repr and f.name not in left_out)
+    return tuple(_plain(getattr(record, name)) for name in names)
 
 
 def _plain(value: Any) -> Any:
@@ -68,9 +77,8 @@ def _plain(value: Any) -> Any:
         return tuple(_plain(item) for item in value)
     if isinstance(value, Layout | ScaleGrid):
         return type(value).__name__, _plain(tuple(sorted(vars(value).items())))
-    if is_dataclass(value):  # a field that is not in the repr follows from the others
-        held = (getattr(value, f.name) for f in fields(value) if f.repr)
-        return type(value).__name__, _plain(tuple(held))
+    if is_dataclass(value):
+        return type(value).__name__, _held(value)
     return value
 
 
@@ -177,9 +185,8 @@ class OldFile:
             return [self._reason]
         notes = []
         if self.damaged:
-            notes.append(
-                f"{self._path} is damaged and was not reused for: {listed(sorted(self.damaged))}"
-            )
+            names = listed(sorted(set(self.damaged)))
+            notes.append(f"{self._path} is damaged and was not reused for: {names}")
         elif not reused:
             producer = self._header.producer
             other = "" if producer == PRODUCER else f"; {producer[:64]} compiled it, not {PRODUCER}"

@@ -47,6 +47,11 @@ class SourceTensor:
         return None
 
     @property
+    def form(self) -> tuple[object, ...]:
+        """All but the bytes that `read` returns that decides which values they stand for."""
+        return self.dtype, self.shape
+
+    @property
     def stored_nbytes(self) -> int:
         """ByteArray in the file; differs from `nbytes` if `read` converts."""
         return self.nbytes

@@ -87,6 +87,15 @@ def test_compile_script() -> None:
     assert not [key for key in result if f"`{key}`" not in README]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="os.wait4")
+def test_reuse_script() -> None:
+    result = json.loads(run_script("reuse.py", "--json", "--rounds=1", *TINY))
+    dense = 2 + 4  # embedding and norms
+    assert [r["reused"]["tensors"] - dense for r in result.values()] == [-dense, 7, 6, 0]
+    assert result["from nothing"]["peak_rss_bytes"] > 1 << 20
+    assert not [key for key in result["from nothing"] if f"`{key}`" not in README]
+
+
 def test_paper_script(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     drawn = ["--plot-dir", str(tmp_path)]

@@ -29,12 +29,14 @@ from rsr_formats import (
 from rsr_formats.decode import apply_scales, decode_digits, row_scales
 from rsr_testing.golden_rsr import WRITERS, write
 from rsr_testing.paths import GOLDEN
+from rsrc.compiler.reuse import ReuseEntry
 from rsrc.export import FORMS
 
 Values = npt.NDArray[np.int8]
 
 SHA256 = {
     "v1": "17ea84512ec9a52db6154690c6f7585e2a2cd54c6f4f2e4bf331ffa959bc2eb9",
+    "v1.0-reuse": "3402344d41773088d24e34c5d80e35e51fbd3f7407e6090e9f7415d014480cc2",
     "v1.1": "e917ef7f3cf4c4ee2ef6770bffdf9f22570e304fa4e4eb0b856e154689c2cd76",
     "v1.2": "4b804c3dbaca675f6d8f34045579b3aa60a76697b620c25fc370ceb7983c7efb",
     "v1.3": "ab77c899530e1afca61313d413dc1caecb4dfa15c6c82aa79e4cb3741c1ec2a8",
@@ -232,6 +234,8 @@ TENSORS = [
     Golden("v1", "reduce.weight", matrix(REDUCE, 5), (3, "reduce", *U16, 27, 1), None, [1]),
     Golden("v1", "binary.weight", matrix(BINARY, 33), (5, *W16, 32, 1),
            (8, None, "F32"), [1, -2, 3, -4, 5]),
+    Golden("v1.0-reuse", "first.weight", matrix(RANKED, 7), (3, *W16, 27, 1), None, [1]),
+    Golden("v1.0-reuse", "last.weight", matrix(RANKED, 7), (3, *W16, 27, 1), None, [1]),
     Golden("v1.1", "n4s1.weight", matrix(N4S1, 100), (3, *N4, 27, 1),
            (30, None, "F16"), [1, -2, 3, 0.5]),
     Golden("v1.1", "groups.weight", matrix(RANKED, 7), (3, *W16, 27, 1),
@@ -323,6 +327,16 @@ def test_the_header_of_1_0() -> None:
         "table.weight",
         "empty.weight",
     ]
+
+
+def test_the_keys_of_1_0_are_no_metadata() -> None:
+    header = golden("v1.0-reuse").header
+    assert header.metadata == {"purpose": "read for ever"}
+    assert header.reuse == "raw AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+    entry = ReuseEntry.of(header)
+    assert entry == ReuseEntry("raw", (bytes(range(16)), bytes(range(16, 32))))
+    assert entry.encoded() == header.reuse
+    assert rsr_runtime.load(golden_path("v1.0-reuse")).metadata == header.metadata
 
 
 def test_a_permutation_and_a_segment_list_of_1_0() -> None:

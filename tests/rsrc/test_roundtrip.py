@@ -222,8 +222,10 @@ def test_round_trip(kit: Kit, scratch: Path, case: Case) -> None:
     assert kit.judge(back) == kit.judge(source)
     assert compare(rsr, source) == len(kit.judge(source))
 
-    rsrc.compile(source, again, threads=3, **options)
+    old = rsr if case.seed % 2 else None
+    report = rsrc.compile(source, again, threads=3, reuse=old, **options)
     assert again.read_bytes() == rsr.read_bytes()
+    assert all(r.reused == (old is not None) for r in report.tensors)
 
 
 @given(

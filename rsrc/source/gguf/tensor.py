@@ -91,6 +91,11 @@ class GgufTensor(ConvertedTensor):
         return self.kind.name if self._is_dequantized and self.dtype != self.kind.dtype else None
 
     @property
+    def form(self) -> tuple[object, ...]:
+        """See SourceTensor: also the type in the file."""
+        return *super().form, self.kind
+
+    @property
     def stored_nbytes(self) -> int:
         """ByteArray in the file."""
         return self.kind.nbytes(self.shape)

@@ -148,6 +148,20 @@ def write_1_0(writer: RsrWriter) -> tuple[list[FileEntry], list[Tensor]]:
     ]
 
 
+def write_1_0_reuse(writer: RsrWriter) -> tuple[list[FileEntry], list[Tensor]]:
+    """Two matrices with keys, and a dense tensor, which has none."""
+    first, last = (
+        IndexedTensor(
+            f"{name}.weight", (7, 10), TERNARY, 3, "expand", "ranked", "w16",
+            {"ranks": writer.add(w16(ternary_digits(7, 10), TERNARY, 3))},
+            SourceRecord("int8", "I8", (7, 10)),
+        )
+        for name in ("first", "last")
+    )  # fmt: skip
+    norm = DenseTensor("norm.weight", "F32", (4,), writer.add(floats([1, 2, 3, 4])))
+    return [], [first, norm, last]
+
+
 def write_1_1(writer: RsrWriter) -> tuple[list[FileEntry], list[Tensor]]:
     """Packing n4s1, and scales for groups of columns."""
     n4s1 = IndexedTensor(
@@ -311,8 +325,10 @@ def write_1_5_rotation(writer: RsrWriter) -> tuple[list[FileEntry], list[Tensor]
 ROTATIONS = {
     "v1.5-rotation": (Rotation(32, bytes.fromhex("01020480")), Rotation(16, bytes.fromhex("00ff")))
 }
+REUSE = {"v1.0-reuse": "raw AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}
 WRITERS: dict[str, Callable[[RsrWriter], tuple[list[FileEntry], list[Tensor]]]] = {
     "v1": write_1_0,
+    "v1.0-reuse": write_1_0_reuse,
     "v1.1": write_1_1,
     "v1.2": write_1_2,
     "v1.3": write_1_3,
@@ -334,6 +350,7 @@ def write(version: str, path: Path) -> None:
             files=files,
             tensors=tensors,
             rotations=ROTATIONS.get(version, ()),
+            reuse=REUSE.get(version),
         )
 
 
