@@ -70,7 +70,7 @@ def test_stages(
             logits = found(part[:, :-1]).logits[0]
             total += torch.nn.functional.cross_entropy(logits, part[0, 1:], reduction="sum").item()
     expected = torch.tensor(total / (ids.shape[1] - 1)).exp().item()
-    assert steps[-1]["perplexity"] == pytest.approx(expected, rel=5e-3)  # of ties in rounding, see judge
+    assert steps[-1]["perplexity"] == pytest.approx(expected, rel=5e-3)  # ties: see judge
 
 
 def test_starts_from_the_checkpoint(finetune: Any) -> None:
