@@ -16,7 +16,7 @@ import argparse
 import importlib.util
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,6 @@ class Stages:
         self.file = folder / "model.rsr"
         self._held_out = held_out
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.file.unlink(missing_ok=True)
         for path in BASE.glob("*.json"):
             shutil.copy(path, self.folder)
 
@@ -132,52 +131,71 @@ class Stages:
         return {"perplexity": measured.value, "reused": report.reused}
 
 
-def train(model: BitNetForCausalLM, learned: str, steps: int) -> Iterator[tuple[float, float]]:
-    """Train, and yield after each step its loss and the share of the trained weights it changed."""
-    tokenizer = tokenizers.Tokenizer.from_file(str(BASE / "tokenizer.json"))
-    tokens = np.array(tokenizer.encode(learned).ids)
-    matrices = trained(model)
-    optimizer = torch.optim.AdamW(matrices.values(), lr=LEARNING_RATE, betas=(0.9, 0.95))
-    before = {name: digits_of(weight) for name, weight in matrices.items()}
-    weights = sum(weight.numel() for weight in matrices.values())
-    model.train()
-    for step in range(steps):
-        starts = np.random.default_rng(step).integers(0, len(tokens) - CONTEXT - 1, BATCH)
-        ids = torch.from_numpy(np.stack([tokens[s : s + CONTEXT + 1] for s in starts]))
-        logits = model(ids[:, :-1]).logits
+class Training:
+    """Trains the last layers of a model."""
+
+    def __init__(self, model: BitNetForCausalLM, learned: str) -> None:
+        tokenizer = tokenizers.Tokenizer.from_file(str(BASE / "tokenizer.json"))
+        self._tokens = np.array(tokenizer.encode(learned).ids)
+        self._model = model
+        self._matrices = trained(model)
+        self._optimizer = torch.optim.AdamW(
+            self._matrices.values(), lr=LEARNING_RATE, betas=(0.9, 0.95)
+        )
+        model.train()
+
+    def step(self, number: int) -> Row:
+        """Take a step; return its loss and the share of the trained weights that it changed."""
+        last = len(self._tokens) - CONTEXT - 1
+        starts = np.random.default_rng(number).integers(0, last, BATCH)
+        ids = torch.from_numpy(np.stack([self._tokens[s : s + CONTEXT + 1] for s in starts]))
+        before = [digits_of(weight) for weight in self._matrices.values()]
+        logits = self._model(ids[:, :-1]).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
-        optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
-        changed = 0
-        for name, weight in matrices.items():
-            after = digits_of(weight)
-            changed += int((after != before[name]).sum())
-            before[name] = after
-        yield loss.item(), changed / weights
+        self._optimizer.step()
+        after = [digits_of(weight) for weight in self._matrices.values()]
+        changed = sum(int((a != b).sum()) for a, b in zip(after, before, strict=True))
+        return {"loss": loss.item(), "changed": changed / sum(a.numel() for a in after)}
+
+    def save(self, path: Path, rows: Sequence[Row]) -> None:
+        """Save the weights, the state of the optimizer and the rows so far."""
+        state = {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
+        torch.save({**state, "rows": list(rows)}, path)
+
+    def load(self, path: Path) -> list[Row]:
+        """Continue from there; return the rows so far."""
+        state = torch.load(path)
+        self._model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        rows: list[Row] = state["rows"]
+        return rows
 
 
 def run(work: Path, steps: int, every: int) -> list[Row]:
     """Fine-tune the model; return a row for the start and one for each step.
 
     Rows of the stages that were compiled, every `every` steps, have "perplexity" and "reused".
+    After an interruption it continues from the last stage in the folder `work`.
     """
     torch.manual_seed(0)
+    torch.compiler.set_stance("force_eager")  # AutoBitLinear's torch.compile needs a compiler
     learned, held_out = texts()
     model = load_model()
-    stages = Stages(work, held_out)
-    torch.compiler.set_stance("force_eager")  # AutoBitLinear's torch.compile needs a compiler
-    rows: list[Row] = [{"step": 0, **stages.add(model)}]
-    print(f"step    0  perplexity {rows[0]['perplexity']:.1f}", flush=True)
-    for step, (loss, changed) in enumerate(train(model, learned, steps), 1):
-        rows.append({"step": step, "loss": loss, "changed": changed})
+    stages, training, saved = Stages(work, held_out), Training(model, learned), work / "state.pt"
+    rows = training.load(saved) if saved.exists() else [{"step": 0, **stages.add(model)}]
+    print(f"step {rows[-1]['step']:4}  perplexity {rows[-1]['perplexity']:.1f}", flush=True)
+    for step in range(len(rows), steps + 1):
+        rows.append({"step": step, **training.step(step)})
         if step % every:
             continue
         rows[-1] |= stages.add(model)
+        training.save(saved, rows)
         reused = rows[-1]["reused"]
         print(
-            f"step {step:4}  loss {loss:.2f}  changed {changed:.3%}  perplexity "
-            f"{rows[-1]['perplexity']:.1f}  reused {reused['tensors']} tensors, "
+            f"step {step:4}  loss {rows[-1]['loss']:.2f}  changed {rows[-1]['changed']:.3%}  "
+            f"perplexity {rows[-1]['perplexity']:.1f}  reused {reused['tensors']} tensors, "
             f"{reused['bytes']:,} bytes",
             flush=True,
         )

@@ -44,9 +44,11 @@ def test_stages(
     monkeypatch.setattr(finetune, "HELD_OUT_CHARACTERS", 600)
     monkeypatch.setattr(finetune, "LEARNING_RATE", 1e-2)  # so that few steps change weights
     with torch.enable_grad():
-        start, *steps = finetune.run(tmp_path, steps=4, every=2)
+        finetune.run(tmp_path, steps=2, every=2)
+        start, *steps = finetune.run(tmp_path, steps=4, every=2)  # continues
     assert [row["step"] for row in steps] == [1, 2, 3, 4]
-    assert all(0 < row["changed"] < 0.5 for row in steps)
+    assert all(row["changed"] < 0.5 for row in steps)
+    assert steps[-1]["changed"] > 0
     assert start["reused"]["tensors"] == 0
     for stage in (steps[1], steps[3]):
         assert stage["reused"]["tensors"] >= 3 * 7  # the matrices of three layers
@@ -58,9 +60,7 @@ def test_stages(
     assert compiled.read_bytes() == (tmp_path / "again.rsr").read_bytes()
 
     # transformers, of the same checkpoint.
-    found = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path / "checkpoint", dtype=torch.float32
-    )
+    found = judge.load(tmp_path / "checkpoint")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
     ids = tokenizer(finetune.texts()[1], return_tensors="pt").input_ids
     window, total = finetune.CONTEXT, 0.0
@@ -70,7 +70,7 @@ def test_stages(
             logits = found(part[:, :-1]).logits[0]
             total += torch.nn.functional.cross_entropy(logits, part[0, 1:], reduction="sum").item()
     expected = torch.tensor(total / (ids.shape[1] - 1)).exp().item()
-    assert steps[-1]["perplexity"] == pytest.approx(expected, rel=1e-3)
+    assert steps[-1]["perplexity"] == pytest.approx(expected, rel=5e-3)  # ties: see judge
 
 
 def test_starts_from_the_checkpoint(finetune: Any) -> None:
