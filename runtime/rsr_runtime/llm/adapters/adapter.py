@@ -192,8 +192,8 @@ class _Matcher:
             missing = [name for name in self._expected() if name not in usual]
             if missing:
                 raise self._error(
-                    f"found no tensors for {quoted(missing, _MAX_NAMED)}, which target_modules of {CONFIG} "
-                    "names: the adapter was made for another model, or is incomplete"
+                    f"found no tensors for {quoted(missing, _MAX_NAMED)}, which target_modules of "
+                    f"{CONFIG} names: the adapter was made for another model, or is incomplete"
                 )
         return [  # in the order of a pass
             self._checked(layer, usual[name], *halves[usual[name]])

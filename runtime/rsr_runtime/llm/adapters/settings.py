@@ -136,8 +136,8 @@ def read_settings(where: str, data: bytes) -> LoraSettings:
 def _check_supported(where: str, found: Mapping[str, Any]) -> None:
     if found.get("bias", "none") != "none":
         raise AdapterError(
-            f"{where}: found bias = {shown_json(found['bias'])}, expected 'none': trained biases are "
-            "not supported; train with bias='none'"
+            f"{where}: found bias = {shown_json(found['bias'])}, expected 'none': trained biases "
+            "are not supported; train with bias='none'"
         )
     start = found.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower().startswith(_CHANGES_WEIGHTS):
@@ -211,8 +211,8 @@ def _patterns(
         budget[0] -= repetitions
         if repetitions > _MAX_REPETITIONS or budget[0] < 0 or _SLOW.search(plain):
             raise AdapterError(
-                f"{where}: {key}: the pattern {quoted([text])} may take too long to match, expected "
-                f"at most {_MAX_REPETITIONS} repetitions, none of a group: write names of modules"
+                f"{where}: {key}: the pattern {quoted([text])} may take too long to match, "
+                f"expected at most {_MAX_REPETITIONS} repetitions, none of a group: write names"
             )
         try:
             patterns[re.compile(text)] = of
