@@ -1,6 +1,7 @@
 """Load a large language model mapped, read a prompt and decode: time, and resident memory.
 
     python benchmarks/mapped.py FILE.rsr [--prompt 66] [--tokens 10] [--activations int8-group]
+        [--kv int8]
 
 Tokens are random, so the file needs no tokenizer. Reads /proc/self/status: Linux only.
 """
@@ -26,7 +27,7 @@ def resident() -> str:
         if ":" in line
     )
     own, mapped = (int(fields[key].split()[0]) / 1e6 for key in ("RssAnon", "RssFile"))
-    return f"{own + mapped:.2f} GB resident, of which {mapped:.2f} GB of files"
+    return f"{own + mapped:.3f} GB resident, of which {mapped:.3f} GB of files"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,11 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompt", type=int, default=66, help="tokens of the prompt")
     parser.add_argument("--tokens", type=int, default=10, help="tokens that follow it")
     parser.add_argument("--activations", default="trained")
-    parser.add_argument("--context", type=int, default=4096)
+    parser.add_argument("--kv", choices=("float16", "float32", "int8"), default="float16")
+    parser.add_argument("--context", type=int, help="default: what the memory holds, at most 4096")
     options = parser.parse_args(arguments)
     start = time.perf_counter()
     model = llm.load(
-        options.file, memory="map", context=options.context, activations=options.activations
+        options.file,
+        memory="map",
+        context=options.context,
+        kv=options.kv,
+        activations=options.activations,
     )
     print(f"loaded in {1e3 * (time.perf_counter() - start):.0f} ms: {resident()}", flush=True)
     count, first = options.prompt, 2

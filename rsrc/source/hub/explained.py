@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from ...common.errors import MissingPackageError, SourceError, reason
 from .name import HubName
@@ -98,7 +98,7 @@ def _explanation(name: HubName, error: Exception) -> SourceError:
 def _without_password(url: str) -> str:
     """Return a URL without the name and password that may precede its host."""
     parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], *parts[2:]))
 
 
 def _first_line(error: Exception) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from rsr_formats.pages import AvailableMemory
 from rsr_runtime import llm
 from rsr_testing.adapters import write_adapter
 from rsr_testing.commands import ENVIRONMENT, MAIN, SLOW, done, refused, rsrc
@@ -54,6 +55,16 @@ def piped(
 
 
 # --- run ------------------------------------------------------------------------------------------
+
+
+def test_scarce_memory_is_named_in_a_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    little = AvailableMemory(1000)
+    monkeypatch.setattr("rsr_runtime.llm.scarce_memory.available_memory", lambda: little)
+    found = rsrc("run", path, "-p", PROMPT, "-n", 3)
+    assert done(found) == done(rsrc("run", path, "-p", PROMPT, "-n", 3, "--context", 64))
+    first = found.stderr.splitlines()[0]
+    assert first.startswith(f"rsrc: {path}: the weights have ")
+    assert "but 1.0 kB of memory are available: " in first
 
 
 def test_run_writes_the_text(path: Path) -> None:

@@ -170,7 +170,7 @@ def test_a_token_that_is_not_ascii(hub: Hub, model: Path, monkeypatch: pytest.Mo
         "hf://a/b: the token (HF_TOKEN, or that of `hf auth login`) has a character that is not "
         "ASCII: copy it again"
     )
-    assert not hub.received("/")
+    assert not hub.received("a/b")
 
 
 def test_a_password_in_the_address_of_the_hub_is_not_shown(
