@@ -3,14 +3,14 @@
 //
 // * An input is the sum of two bfloat16 numbers, high and low. Digits are exact in bfloat16, so a
 //   product of tiles is exact but for its float32 additions.
-// * The digits come from panels of 32 rows, two of which meet 16 vectors at a time, or one 32 if
-//   there are no more, while the next are made between the tile products. A step of a panel is two
-//   inputs. Both parts of an input meet the same rows: six tile loads feed eight tile products.
-// * A panel holds a section of the inputs: a group, or a part of one. Without groups, a section's
-//   tiles of sums are loaded and stored. With groups they begin with zeros; scaled, they are added
-//   to sums in memory between the tile products of the next vectors.
-// * A section of inputs meets kRoundRows rows, so it is read from beyond L2 once per round, and the
-//   sums of a round are in L2: a pass may hold many vectors of any length.
+// * The digits come from panels of 32 rows, which meet all vectors of a pass, two tiles at a time;
+//   if there is only one tile of vectors, it meets two panels. A step of a panel is two inputs.
+//   Both parts of an input meet the same rows: six tile loads feed eight tile products.
+// * A panel holds a section of the inputs: a group, or a part of one. It is made in one burst. The
+//   processor overlaps it with the tile products before it, as these run on a unit of their own.
+// * Inputs that stay in L2 are read anew for each panel's rows, whose sums are then in L1; without
+//   groups the sums of up to 32 vectors stay in tiles. Longer inputs meet kRoundRows rows, section
+//   by section, with their sums in L2: a pass may hold many vectors of any length.
 // * The last block of a group may have zeros in place of inputs. They are left out, so that 128
 //   inputs are 64 steps.
 //
@@ -53,6 +53,7 @@ constexpr size_t kMinGroupInputs = 16;
 constexpr size_t kMaxVectors = 256;
 constexpr size_t kPrepareStep = 16;
 constexpr size_t kRoundRows = 4 * W16::kStripRows;
+constexpr size_t kMaxRereadBytes = 1 << 20;  // of inputs that are read anew for each unit's rows
 
 constexpr size_t kPanelRows = kRowUnit;
 constexpr size_t kStepBytes = kPanelRows * 2 * sizeof(uint16_t);  // of a panel: two inputs
@@ -276,15 +277,10 @@ class PanelMaker {
         k_(k),
         digits_(digits),
         to_(panel) {}
-  PanelMaker& operator=(const PanelMaker&) = delete;
 
-  // Pieces of about as many steps as a pair of words has.
-  size_t pieces() const { return section_.word_pairs + 1; }
-
-  // Whether it was the last.
-  bool make_piece() {
-    made_ == 0 ? make_rest() : make_word_pair();
-    return ++made_ == pieces();
+  void make() {
+    make_rest();
+    for (size_t i = 0; i < section_.word_pairs; i++) make_word_pair(i);
   }
 
  private:
@@ -305,9 +301,9 @@ class PanelMaker {
     to_ += width * kStepBytes;
   }
 
-  void make_word_pair() {
+  void make_word_pair(size_t i) {
     const __m512i by5 = _mm512_set1_epi16(1 << 11), by10 = _mm512_set1_epi16(1 << 6);
-    const size_t first = (section_.begin + section_.head) / W16::kBlocks + 2 * (made_ - 1);
+    const size_t first = (section_.begin + section_.head) / W16::kBlocks + 2 * i;
     const uint16_t* words = words_ + first * height_;
     const uint16_t* ahead = words + ahead_;
     _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T0);
@@ -349,77 +345,44 @@ class PanelMaker {
   const int k_;
   const Digits& digits_;
   char* to_;
-  size_t made_ = 0;
 };
 
-// A unit: a tile of vectors and the rows of two panels, or two tiles and one panel, as four tiles
-// of sums, (tile of vectors, half of a panel, vector, 16 rows).
-constexpr size_t kUnitSums = 4 * kTileSums;
-constexpr size_t kUnitRows = 2 * kPanelRows;  // at most
-static_assert(W16::kStripRows % kUnitRows == 0);
-
-// With two tiles of vectors, what a unit of one panel reads and makes fits L1: a section of the
-// inputs and two panels take 32 KiB, with two panels a unit 48.
-constexpr size_t unit_tiles(size_t tiles) { return tiles == 2 ? 2 : 1; }
+// A unit is multiplied at once: a panel and two tiles of vectors, or two panels and the only tile.
+// Its sums: four tiles, (panel, tile of vectors, half of a panel, vector, 16 rows).
+constexpr size_t kUnitPanels = 2;
+constexpr size_t kUnitSums = 2 * kUnitPanels * kTileSums;
 
 struct PerThread {
   TileConfig config;
-  alignas(64) char panels[2][2][kPanelBytes];  // two are multiplied, two are made
-  alignas(64) float scales[2][kUnitRows];      // of the rows of a unit
-  alignas(64) float unit[2][kUnitSums];        // one is added to the sums, the other computed
+  alignas(64) char panels[kUnitPanels][kPanelBytes];
+  alignas(64) float scales[kUnitPanels][kPanelRows];
+  alignas(64) float unit[kUnitSums];  // of a group, to be scaled
 };
 
-// Then the sums of a round: those of its units.
+// Then the sums of a round, (panel, tile of vectors, half of a panel, vector, 16 rows).
 size_t per_thread_bytes(const Grouping&, int, size_t count) {
-  return sizeof(PerThread) + kRoundRows / kUnitRows * tiles_of(count) * kUnitSums * sizeof(float);
+  return sizeof(PerThread) +
+         kRoundRows / kPanelRows * tiles_of(count) * 2 * kTileSums * sizeof(float);
 }
 
-// sums += the sums of a unit * scales of its rows, some vectors at a time.
-class ScaledAddition {
- public:
-  ScaledAddition() = default;
-  ScaledAddition(const float* unit, const float* scales, size_t tiles, size_t height, bool is_first,
-                 float* sums)
-      : unit_(unit),
-        scales_(scales),
-        sums_(sums),
-        tiles_(tiles),
-        left_(height),
-        is_first_(is_first) {}
-
-  void add_some(size_t vectors) {
-    vectors = min(vectors, left_);
-    left_ -= vectors;
-    for (size_t i = 0; i < tiles_; i++) {
-      const __m512 scale = _mm512_load_ps(scales_ + 16 * i);
-      const float* unit = unit_ + i * kTileSums;
-      float* sums = sums_ + i * kTileSums;
-      if (is_first_)
-        for (size_t v = 0; v < 16 * vectors; v += 16)
-          _mm512_store_ps(sums + v, _mm512_mul_ps(_mm512_load_ps(unit + v), scale));
-      else
-        for (size_t v = 0; v < 16 * vectors; v += 16)
-          _mm512_store_ps(
-              sums + v, _mm512_fmadd_ps(_mm512_load_ps(unit + v), scale, _mm512_load_ps(sums + v)));
-    }
-    unit_ += 16 * vectors, sums_ += 16 * vectors;
+// sums += the sums of a group, a panel and a tile of vectors * the scales of its rows.
+inline void add_scaled(const float* group, const float* scales, size_t height, bool is_first,
+                       float* sums) {
+  for (size_t half = 0; half < 2; half++, group += kTileSums, sums += kTileSums) {
+    const __m512 scale = _mm512_load_ps(scales + 16 * half);
+    if (is_first)
+      for (size_t v = 0; v < 16 * height; v += 16)
+        _mm512_store_ps(sums + v, _mm512_mul_ps(_mm512_load_ps(group + v), scale));
+    else
+      for (size_t v = 0; v < 16 * height; v += 16)
+        _mm512_store_ps(
+            sums + v, _mm512_fmadd_ps(_mm512_load_ps(group + v), scale, _mm512_load_ps(sums + v)));
   }
+}
 
-  void add_all() { add_some(left_); }
-
- private:
-  const float *unit_ = nullptr, *scales_ = nullptr;
-  float* sums_ = nullptr;
-  size_t tiles_ = 0, left_ = 0;
-  bool is_first_ = false;
-};
-
-// Loads the sums of a unit, or zeros them if `sums` is null; adds the products of its panels and
-// a tile of inputs; stores them to `to`. Calls between() between tile products.
-template <bool kTwoPanels, class Between>
-inline void multiply_unit(const char* panel, const char* x, size_t height, size_t depth,
-                          const float* sums, float* to, const Between& between) {
-  begin_sums<kTwoPanels>(sums);
+// Adds the products of one panel or two and a tile of inputs to the tiles of sums.
+template <bool kTwoPanels>
+inline void multiply_tile(const char* panel, const char* x, size_t height, size_t depth) {
   for (size_t d = 0; d < depth; d++, panel += kTileSteps * kStepBytes) {
     _tile_loadd(HIGH, x, kTileBytes);
     _tile_loadd(ROWS_A, panel, kStepBytes);
@@ -431,7 +394,6 @@ inline void multiply_unit(const char* panel, const char* x, size_t height, size_
     _tile_dpbf16ps(SUMS_0, LOW, ROWS_A);
     _tile_dpbf16ps(SUMS_1, LOW, ROWS_B);
     x += height * kTileBytes;
-    between();
     if (kTwoPanels) {
       _tile_loadd(ROWS_A, panel + kPanelBytes, kStepBytes);
       _tile_dpbf16ps(SUMS_2, HIGH, ROWS_A);
@@ -441,14 +403,11 @@ inline void multiply_unit(const char* panel, const char* x, size_t height, size_
       _tile_dpbf16ps(SUMS_3, LOW, ROWS_B);
     }
   }
-  store_sums<kTwoPanels>(to);
 }
 
 // The same of one panel and two tiles of inputs, tile_bytes apart.
-template <class Between>
 inline void multiply_two_tiles(const char* panel, const char* x, size_t tile_bytes, size_t height,
-                               size_t depth, const float* sums, float* to, const Between& between) {
-  begin_sums<true>(sums);
+                               size_t depth) {
   const size_t part_bytes = height * kTileBytes;
   for (size_t d = 0; d < depth; d++, panel += kTileSteps * kStepBytes) {
     for (size_t part = 0; part < 2; part++, x += part_bytes) {
@@ -460,10 +419,8 @@ inline void multiply_two_tiles(const char* panel, const char* x, size_t tile_byt
       _tile_loadd(VECTORS_1, x + tile_bytes, kTileBytes);
       _tile_dpbf16ps(SUMS_2, VECTORS_1, ROWS_A);
       _tile_dpbf16ps(SUMS_3, VECTORS_1, ROWS_B);
-      between();
     }
   }
-  store_sums<true>(to);
 }
 
 // The scales of a group and 32 rows, in the order of a panel's rows.
@@ -506,8 +463,11 @@ class Product {
         count_(count),
         tiles_(tiles_of(count)),
         height_(tile_height(count)),
-        unit_tiles_(unit_tiles(tiles_)),
-        unit_panels_(2 / unit_tiles_),
+        unit_tiles_(tiles_ == 1 ? 1 : 2),
+        unit_panels_(kUnitPanels / unit_tiles_),
+        round_rows_(shared_bytes(grouping, k, count) > kMaxRereadBytes ? kRoundRows
+                                                                       : unit_panels_ * kPanelRows),
+        keeps_sums_(!scales && tiles_ == unit_tiles_ && round_rows_ == unit_panels_ * kPanelRows),
         digits_(digits_of(patterns, k)),
         inputs_(static_cast<const char*>(shared)),
         memory_(*static_cast<PerThread*>(memory)),
@@ -515,7 +475,7 @@ class Product {
 
   void run(float* y, size_t stride) {
     for (size_t row = rows_.first, stop; row < rows_.last; row = stop) {
-      stop = min(rows_.last, row / W16::kStripRows * W16::kStripRows + kRoundRows);
+      stop = min(rows_.last, row / round_rows_ * round_rows_ + round_rows_);
       multiply(row, stop);
       for (size_t r = row; r < stop; r += kPanelRows)
         for (size_t i = 0; i < count_; i++) {
@@ -528,110 +488,58 @@ class Product {
  private:
   // Of a tile of vectors and the panel that begins with a row of the round.
   float* sums(size_t row, size_t tile) const {
-    const size_t panel = row / kPanelRows, unit = panel / unit_panels_;
-    return all_sums_ +
-           ((unit * tiles_ + tile) * unit_panels_ + panel % unit_panels_) * 2 * kTileSums;
+    return all_sums_ + (row / kPanelRows * tiles_ + tile) * 2 * kTileSums;
   }
 
-  size_t unit_rows() const { return unit_panels_ * kPanelRows; }
-  size_t panels_from(size_t row, size_t last) const {
-    return min(unit_panels_, (last - row) / kPanelRows);
-  }
-
-  // Makes the panels of a section and of the rows from `row` on: those of a unit, or the last one.
-  class PairMaker {
-   public:
-    PairMaker(const Product& product, const Section& s, size_t row, size_t last, size_t part)
-        : left_(product.panels_from(row, last)),
-          makers_{product.maker(s, row, part, 0), product.maker(s, row + kPanelRows, part, 1)} {}
-
-    size_t pieces() const { return left_ * makers_[0].pieces(); }
-    void make_some(size_t pieces) {
-      for (; pieces > 0 && left_ > 0; pieces--)
-        if (makers_[now_].make_piece()) now_++, left_--;
-    }
-
-   private:
-    size_t left_, now_ = 0;
-    PanelMaker<K> makers_[2];
-  };
-
-  PanelMaker<K> maker(const Section& s, size_t row, size_t part, size_t panel) const {
-    const size_t strip = row / W16::kStripRows * W16::kStripRows;
-    const uint16_t* words = reinterpret_cast<const uint16_t*>(rows_.index) + strip * rows_.columns;
-    return {s,
-            words + row - strip,
-            strip_height<W16>(rows_.end - strip),
-            k_,
-            digits_,
-            memory_.panels[part % 2][panel]};
-  }
-
-  // The section after s; if there is none, one that begins with the end.
-  Section after(const Section& s) const {
-    const size_t begin = s.begin + divide_up(s.inputs, k_);
-    if (begin == grouping_.blocks) {
-      Section none = s;
-      none.begin = begin;
-      return none;
-    }
-    const size_t group = begin / grouping_.blocks_per_group;
-    const size_t end = group_end(grouping_, group * grouping_.blocks_per_group);
-    return {grouping_, k_, group, begin, min(end, begin + section_blocks(k_))};
-  }
-
-  // The sums of rows [first, last). Panels are made one unit ahead.
+  // Rows [first, last).
   void multiply(size_t first, size_t last) {
     const char* x = inputs_;
-    Section s(grouping_, k_, 0, 0, min(group_end(grouping_, 0), section_blocks(k_)));
-    PairMaker(*this, s, first, last, 0).make_some(~size_t(0));
-    for (size_t part = 0; s.begin < grouping_.blocks;) {
-      const Section next_section = after(s);
-      for (size_t row = first; row < last; row += unit_rows(), part++) {
-        const bool is_last = last - row <= unit_rows();
-        PairMaker next(*this, is_last ? next_section : s, is_last ? first : row + unit_rows(), last,
-                       part + 1);
-        const bool is_end = is_last && next_section.begin == grouping_.blocks;
+    for_each_section(grouping_, k_, [&](const Section& s) {
+      for (size_t row = first; row < last; row += unit_panels_ * kPanelRows) {
+        const size_t panels = min(unit_panels_, (last - row) / kPanelRows);
+        for (size_t i = 0; i < panels; i++) make_panel(s, row + i * kPanelRows, i);
         written_before_tiles_read();
-        multiply_panels(s, x, row, first, panels_from(row, last), part, next,
-                        is_end ? 0 : next.pieces());
+        multiply_panels(s, x, row - first, panels);
       }
       x += tiles_ * s.depth(k_) * 2 * height_ * kTileBytes;
-      s = next_section;
-    }
-    addition_.add_all();
+    });
   }
 
-  // Rows [row, row + 32 panels) times all vectors. Meanwhile `next` makes its pieces.
-  void multiply_panels(const Section& s, const char* x, size_t row, size_t first, size_t panels,
-                       size_t part, PairMaker& next, size_t pieces) {
-    const size_t depth = s.depth(k_), places = tiles_ * depth;
-    const size_t vectors = divide_up(height_, unit_tiles_ * depth);  // to add at a place
-    const size_t tile_bytes = depth * 2 * height_ * kTileBytes;
-    float* scales = memory_.scales[part % 2];  // of each half of a unit's sums
-    if (scales_)
-      for (size_t i = 0; i < panels * unit_tiles_; i++)
-        order_scales(*scales_, s.group, row + i / unit_tiles_ * kPanelRows - rows_.first,
-                     scales + i * kPanelRows);
-    size_t due = 0;
-    const auto between = [&] {
-      for (due += pieces; due >= places; due -= places) next.make_some(1);
-      if (scales_) addition_.add_some(vectors);
-    };
-    const char* panel = memory_.panels[part % 2][0];
+  void make_panel(const Section& s, size_t row, size_t i) const {
+    const size_t strip = row / W16::kStripRows * W16::kStripRows;
+    const uint16_t* words = reinterpret_cast<const uint16_t*>(rows_.index) + strip * rows_.columns;
+    PanelMaker<K>(s, words + row - strip, strip_height<W16>(rows_.end - strip), k_, digits_,
+                  memory_.panels[i])
+        .make();
+    if (scales_) order_scales(*scales_, s.group, row - rows_.first, memory_.scales[i]);
+  }
+
+  // The panels that begin with a row of the round times all vectors.
+  void multiply_panels(const Section& s, const char* x, size_t row, size_t panels) {
+    const size_t depth = s.depth(k_), tile_bytes = depth * 2 * height_ * kTileBytes;
+    const char* panel = memory_.panels[0];
+    const bool is_first = s.begin == 0,
+               is_last = s.begin + divide_up(s.inputs, k_) == grouping_.blocks;
     for (size_t t = 0; t < tiles_; t += unit_tiles_, x += unit_tiles_ * tile_bytes) {
-      float* all = sums(row - first, t);
-      float* to = scales_ ? memory_.unit[unit_++ % 2] : all;
-      const float* from = scales_ || s.begin == 0 ? nullptr : to;
-      if (unit_tiles_ == 2)
-        multiply_two_tiles(panel, x, tile_bytes, height_, depth, from, to, between);
+      const size_t tiles = min(unit_tiles_, tiles_ - t);
+      float* all = sums(row, t);
+      float* to = scales_ ? memory_.unit : all;
+      const bool is_four = tiles * panels == 2;
+      if (is_first || !keeps_sums_) {
+        const float* from = scales_ || is_first ? nullptr : to;
+        is_four ? begin_sums<true>(from) : begin_sums<false>(from);
+      }
+      if (tiles == 2)
+        multiply_two_tiles(panel, x, tile_bytes, height_, depth);
       else
-        panels == 2 ? multiply_unit<true>(panel, x, height_, depth, from, to, between)
-                    : multiply_unit<false>(panel, x, height_, depth, from, to, between);
-      if (!scales_) continue;
-      addition_.add_all();
+        panels == 2 ? multiply_tile<true>(panel, x, height_, depth)
+                    : multiply_tile<false>(panel, x, height_, depth);
+      if (is_last || !keeps_sums_) is_four ? store_sums<true>(to) : store_sums<false>(to);
       written_before_tiles_read();
-      addition_ = ScaledAddition(to, scales, 2 * panels * unit_tiles_, height_, s.begin == 0, all);
+      if (!scales_) continue;
+      for (size_t i = 0; i < tiles * panels; i++)
+        add_scaled(to + i * 2 * kTileSums, memory_.scales[panels == 2 ? i : 0], height_, is_first,
+                   all + i * 2 * kTileSums);
     }
   }
 
@@ -641,12 +549,12 @@ class Product {
   const int k_;
   const size_t count_, tiles_, height_;
   const size_t unit_tiles_, unit_panels_;  // two tiles and a panel, or a tile and two panels
+  const size_t round_rows_;
+  const bool keeps_sums_;  // in tile registers from one section to the next
   const Digits digits_;
   const char* inputs_;
   PerThread& memory_;
   float* all_sums_;
-  ScaledAddition addition_;
-  size_t unit_ = 0;
 };
 
 void multiply_any(const RankedRows& rows, const Grouping& grouping, const GroupScales* scales,

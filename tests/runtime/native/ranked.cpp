@@ -701,6 +701,8 @@ void check_ranked(Harness& harness) {
   check_index<W16>(harness, 64, 30, 3, ternary, Fill::random, 66, counts);
   check_index<N4S1>(harness, 64, 5, 3, ternary, Fill::random, 66, counts);
   check_index<W16>(harness, 32, 9, 3, ternary, Fill::random, 256, {255, 256});
+  // Inputs that kernels do not read anew for each panel.
+  check_index<W16>(harness, 96, 128, 3, ternary, Fill::random, 250, {250});
   check_index<W16>(harness, 2112, 3, 3, ternary, Fill::random, 17, {2, 9, 17});
   check_index<N4S1>(harness, 2112, 2, 3, ternary, Fill::random, 17, {2, 9, 17});
   if (!harness.is_bench) return;
