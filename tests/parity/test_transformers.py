@@ -213,7 +213,7 @@ def test_from_a_folder_of_a_private_repository(
     with serving_hub() as hub, judge.quiet(), client_of(hub.url, tmp_path / "home"):
         hub.add("org/private", files)
         hub.repositories["org/private"].token = "hf_one"
-        options = {"subfolder": "inner", "cache_dir": tmp_path / "cache"}
+        options: Any = {"subfolder": "inner", "cache_dir": tmp_path / "cache"}
         with pytest.raises(OptionError, match=r"org/private: model\.rsr cannot .* set HF_TOKEN or"):
             load("org/private", token="hf_one", **options)
         monkeypatch.setenv("HF_TOKEN", "hf_one")
