@@ -85,7 +85,8 @@ class FileParts:
     def _copy_in_kernel(self, offset: int, size: int, target: BinaryIO) -> int:
         """Copy as many bytes as the system takes; return their number."""
         done = 0
-        if sys.platform == "linux":
+        # A Python that was built for an older C library lacks the call.
+        if sys.platform == "linux" and hasattr(os, "copy_file_range"):
             target.flush()
             start = target.tell()
             files = self._file.fileno(), target.fileno()

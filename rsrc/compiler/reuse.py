@@ -229,8 +229,7 @@ class OldFile:
         except FormatError:
             self.damaged.append(self._names[number])
             return None
-        # Raw contents are the stored bytes, so they need no hash.
-        return s if is_same and (s.codec == "raw" or self._is_intact(number)) else None
+        return s if is_same and self._is_intact(number) else None
 
     def _is_intact(self, number: int) -> bool:
         s = self.section(number)

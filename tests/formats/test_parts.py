@@ -24,7 +24,7 @@ def parts(tmp_path: Path) -> Iterator[FileParts]:
     found.close()
 
 
-@pytest.mark.parametrize("kernel", ["whole", "some", "none", "refuses"])
+@pytest.mark.parametrize("kernel", ["whole", "some", "none", "refuses", "lacks"])
 def test_copy(
     parts: FileParts, tmp_path: Path, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -40,7 +40,9 @@ def test_copy(
             return 0
         return os.pwrite(target, os.pread(source, min(count, 1000), read_at), write_at)
 
-    if kernel != "whole":
+    if kernel == "lacks":
+        monkeypatch.delattr(os, "copy_file_range", raising=False)
+    elif kernel != "whole":
         monkeypatch.setattr(os, "copy_file_range", copy, raising=False)
     with (tmp_path / "y").open("x+b") as target:
         target.write(b"before ")

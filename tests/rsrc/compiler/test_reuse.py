@@ -285,6 +285,26 @@ def test_damage_is_not_copied(
     ).removesuffix(", ")
 
 
+@pytest.mark.parametrize("zstd", [None, 3])
+def test_a_wrong_hash_is_not_copied(save: Any, twice: Twice, zstd: int | None) -> None:
+    """Not even with bytes that are right: the new file would fail its own check."""
+    rsrc.compile(save(), twice.old, zstd=zstd)
+    header = RsrFile(twice.old).header
+    wrong = {n for n, name in enumerate(header.owners()) if "master" in name}
+    wrong |= {f.section for f in header.files if f.name == "config.json"}
+
+    def edit(document: dict[str, Any]) -> None:
+        for number in wrong:
+            document["sections"][number]["sha256"] = bytes(32)
+
+    Kit.tamper(twice.old, edit)
+    report = twice(save(), zstd=zstd)
+    RsrFile(twice.new).verify()
+    assert reused(report) == (INDEXED | DENSE) - {"master.weight"}
+    (note,) = (note for note in report.notes if "damaged" in note)
+    assert note.endswith("not reused for: file 'config.json', tensor 'master.weight'")
+
+
 def test_it_may_be_the_output(save: Any, twice: Twice) -> None:
     rsrc.compile(save(), twice.old)
     source = save(flip("int8.weight"))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,8 @@ from rsr_formats.errors import LimitError, OutputExistsError, PaddingError, Sect
 from rsr_formats.records import IndexedTensor
 from rsr_testing.matrices import Spec
 from rsr_testing.paths import GOLDEN
+from rsrc.delta import diff, patch, statistics
+from rsrc.workers.pool import Workers, open_workers
 
 from .conftest import SPECS, Changed, Pair
 
@@ -58,6 +63,27 @@ def test_threads_and_runs_give_the_same_delta(pair: Pair, tmp_path: Path) -> Non
     rsrc.diff(old, new, first, threads=1)
     rsrc.diff(old, new, second, threads=3)
     assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="a system without affinity")
+def test_threads_are_the_usable_processors(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container of one processor gets one thread, on however large a machine."""
+    counts = []
+
+    @contextmanager
+    def opened(executor: None, threads: int) -> Iterator[Workers]:
+        counts.append(threads)
+        with open_workers(executor, threads) as workers:
+            yield workers
+
+    for module in (diff, patch, statistics):
+        monkeypatch.setattr(module, "open_workers", opened)
+    monkeypatch.setattr(os, "cpu_count", lambda: 9)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
+    old, new = pair()
+    apply(old, new)
+    statistics.statistics(old, new)
+    assert counts == [1, 1, 1]
 
 
 @pytest.mark.parametrize("pair_of", [("v1", "v1.5-rotation"), ("v1.5-rotation", "v1.2")])
