@@ -1,10 +1,10 @@
 // Many int8 vectors at once, packing w16 with scales of groups of columns, AMX: int32 sums of each
 // group in tiles (panels_amx.cpp), then sum * (scale * step) in float32.
 //
-// * A panel of 32 rows and a chunk of groups is made in one burst, then meets all vectors, two tiles
-//   at a time: four loads of tiles feed four products. Panel, sums of tiles and float sums of the
-//   panel's rows stay in L1, so that nothing but inputs comes from L2. If there is only one tile of
-//   vectors, it meets two panels.
+// * A panel of 32 rows and a chunk of groups is made in one burst, then meets all vectors, two
+//   tiles at a time: four loads of tiles feed four products. Panel, sums of tiles and float sums of
+//   the panel's rows stay in L1, so that nothing but inputs comes from L2. If there is only one
+//   tile of vectors, it meets two panels.
 // * The processor overlaps a burst with the tile products before it, which run on a unit of their
 //   own. Panels made one chunk ahead, bundle by bundle between the products, take longer.
 // * Several groups of a chunk are scaled at once, so that the float sums are read and written once
