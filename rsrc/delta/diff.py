@@ -14,6 +14,7 @@ from rsr_formats import RsrFile
 from rsr_formats.atomic import atomic_file, check_output
 from rsr_formats.compression import compressor
 from rsr_formats.errors import LimitError, PaddingError
+from rsr_formats.processors import usable_processors
 from rsr_formats.records import PARTS, DenseTensor, Header, IndexedTensor, Section
 from rsr_formats.records import PREAMBLE as RSR_PREAMBLE
 
@@ -96,7 +97,8 @@ def diff(
         old: the `.rsr` file that receivers have.
         new: the one that they are to get.
         output: the `.rsrd` file to write; it appears only once complete.
-        threads: sections to compare at once. Default: the number of processors.
+        threads: sections to compare at once. Default: the processors that this process
+            may use.
         force: replace an existing output.
         progress: called as progress(what a section holds, bytes done, total bytes).
 
@@ -113,7 +115,7 @@ def diff(
     _check_padding(b)
     sections, names = b.header.sections, b.header.owners()
     counter = ByteCounter(progress, sum(s.stored_size for s in sections))
-    threads = threads or os.cpu_count() or 1
+    threads = threads or usable_processors()
     methods = dict.fromkeys((COPY, CHANGES, CARRIED, SEGMENTS), 0)
     with atomic_file(output, force) as out, open_workers(None, threads) as workers:
         out.write(bytes(PREAMBLE.size))

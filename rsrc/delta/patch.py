@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from rsr_formats import RsrFile
 from rsr_formats.atomic import atomic_file, check_output
+from rsr_formats.processors import usable_processors
 from rsr_formats.records import MAGIC, PREAMBLE
 
 from ..common.errors import DeltaError
@@ -38,7 +39,8 @@ def patch(
         old: the `.rsr` file that the delta was made from; `output` may replace it.
         delta: a `.rsrd` file.
         output: the `.rsr` file to write; it appears only once complete.
-        threads: sections to make at once. Default: the number of processors.
+        threads: sections to make at once. Default: the processors that this process may
+            use.
         force: replace an existing output.
         progress: called as progress(what a section holds, bytes done, total bytes).
 
@@ -55,7 +57,7 @@ def patch(
     opened = RsrFile(old)
     read = read_delta(Path(delta), opened)
     counter = ByteCounter(progress, sum(s.section.stored_size for s in read.sections))
-    threads = threads or os.cpu_count() or 1
+    threads = threads or usable_processors()
     with atomic_file(output, force) as out, open_workers(None, threads) as workers:
         out.write(bytes(PREAMBLE.size))
         try:

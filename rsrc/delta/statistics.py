@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from rsr_formats import RsrFile
 from rsr_formats.decode import decode_digits, dense_windows
+from rsr_formats.processors import usable_processors
 from rsr_formats.records import DTYPE_BITS, DenseTensor, IndexedTensor, Tensor
 
 from ..common.arrays import ByteArray
@@ -115,7 +116,8 @@ def statistics(
     Args:
         old: a `.rsr` file.
         new: another one.
-        threads: tensors to compare at once. Default: the number of processors.
+        threads: tensors to compare at once. Default: the processors that this process
+            may use.
         progress: called as progress(tensor name, bytes done, total bytes).
 
     Raises:
@@ -133,7 +135,7 @@ def statistics(
 
     found = []
     with (
-        open_workers(None, threads or os.cpu_count() or 1) as workers,
+        open_workers(None, threads or usable_processors()) as workers,
         closing(workers.map(compare, names)) as results,
     ):
         for name, difference in results:

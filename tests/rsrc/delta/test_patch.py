@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import AbstractContextManager
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from rsr_formats.errors import LimitError, OutputExistsError, PaddingError, Sect
 from rsr_formats.records import IndexedTensor
 from rsr_testing.matrices import Spec
 from rsr_testing.paths import GOLDEN
+from rsrc.delta.statistics import statistics
+from rsrc.workers.pool import Workers, open_workers
 
 from .conftest import SPECS, Changed, Pair
 
@@ -58,6 +62,25 @@ def test_threads_and_runs_give_the_same_delta(pair: Pair, tmp_path: Path) -> Non
     rsrc.diff(old, new, first, threads=1)
     rsrc.diff(old, new, second, threads=3)
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_threads_by_default(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are those of the control group, where the machine has more."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr("rsr_formats.processors.processor_quota", lambda: 3)
+    asked = []
+
+    def opened(executor: str | None, threads: int) -> AbstractContextManager[Workers]:
+        asked.append(threads)
+        return open_workers(executor, threads)
+
+    for name in ("diff", "patch", "statistics"):
+        module = import_module(f"rsrc.delta.{name}")
+        monkeypatch.setattr(module, "open_workers", opened)
+    old, new = pair()
+    apply(old, new)
+    statistics(old, new)
+    assert asked == [3, 3, 3]
 
 
 @pytest.mark.parametrize("pair_of", [("v1", "v1.5-rotation"), ("v1.5-rotation", "v1.2")])
