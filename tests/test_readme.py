@@ -176,14 +176,14 @@ def test_python_of_the_language_models_runs(folder: Path) -> None:
     code, _, matrices, adapters = blocks("python", LANGUAGE_MODELS)  # the second embeds
     family = FAMILIES["bitnet-2b"]
     config = {**family.config, "max_position_embeddings": 1024}
-    dataclasses.replace(family, config=config).build(folder)
+    path = dataclasses.replace(family, config=config).build(folder)
     assert len(run_python(code, folder)) > 100
     run_python(matrices, folder)
     (folder / "adapters").mkdir()
-    with llm.load(folder / "model.rsr") as model:
+    with llm.load(path) as model:
         for seed, name in enumerate(("poems", "sql")):
             write_adapter(folder / "adapters" / name, model, seed)
-    assert len(run_python(adapters, folder).splitlines()) >= 3
+    assert len(run_python(adapters, folder)) > 100
 
 
 def test_decompile_restores_the_source_tensors(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -29,11 +30,15 @@ def control_groups(controller: str) -> Iterator[ControlGroup]:
         controller: what they limit, "memory" or "cpu".
     """
     try:
-        lines = (_PROC / "self" / "cgroup").read_text().splitlines()
+        lines = (_PROC / "self" / "cgroup").read_bytes().split(b"\n")
     except OSError:  # not Linux
         return
     for line in lines:
-        _, controllers, path = line.split(":", 2)
+        # Names of groups are those of folders: bytes of any encoding, but no newlines.
+        _, _, rest = os.fsdecode(line).partition(":")
+        controllers, colon, path = rest.partition(":")
+        if not colon:  # the end of the file
+            continue
         if controllers == "":
             root, version = _CGROUPS, 2
         elif controller in controllers.split(","):

@@ -97,8 +97,8 @@ def diff(
         old: the `.rsr` file that receivers have.
         new: the one that they are to get.
         output: the `.rsrd` file to write; it appears only once complete.
-        threads: sections to compare at once. Default: the number of processors
-            this process may use.
+        threads: sections to compare at once. Default: the processors that this process
+            may use.
         force: replace an existing output.
         progress: called as progress(what a section holds, bytes done, total bytes).
 

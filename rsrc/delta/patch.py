@@ -39,8 +39,8 @@ def patch(
         old: the `.rsr` file that the delta was made from; `output` may replace it.
         delta: a `.rsrd` file.
         output: the `.rsr` file to write; it appears only once complete.
-        threads: sections to make at once. Default: the number of processors
-            this process may use.
+        threads: sections to make at once. Default: the processors that this process may
+            use.
         force: replace an existing output.
         progress: called as progress(what a section holds, bytes done, total bytes).
 

@@ -116,8 +116,8 @@ def statistics(
     Args:
         old: a `.rsr` file.
         new: another one.
-        threads: tensors to compare at once. Default: the number of processors
-            this process may use.
+        threads: tensors to compare at once. Default: the processors that this process
+            may use.
         progress: called as progress(tensor name, bytes done, total bytes).
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,12 @@ def test_without_groups(groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert usable_processors() == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+@pytest.mark.parametrize("name", [b"\xff\xfe", "\u2028\x85".encode(), b"a:b", b"a b (deleted)"])
+def test_names_of_groups_are_bytes(groups: Path, name: bytes) -> None:
+    """rsr_runtime asks for the quota when it is imported."""
+    (groups.parent / "proc" / "self" / "cgroup").write_bytes(b"\n0::/" + name + b"\n")
+    write(groups / os.fsdecode(name), cpu__max="150000 100000")
+    assert processor_quota() == 2

@@ -2,9 +2,8 @@
 // group in tiles (panels_amx.cpp), then sum * (scale * step) in float32.
 //
 // * A panel of 32 rows and a chunk of groups is made in one burst, then meets all vectors, two
-// tiles
-//   of them at a time: four loads of tiles feed four products. Panel, sums of tiles and float sums
-//   of the panel's rows stay in L1, so that nothing but inputs comes from L2. If there is only one
+//   tiles at a time: four loads of tiles feed four products. Panel, sums of tiles and float sums of
+//   the panel's rows stay in L1, so that nothing but inputs comes from L2. If there is only one
 //   tile of vectors, it meets two panels.
 // * The processor overlaps a burst with the tile products before it, which run on a unit of their
 //   own. Panels made one chunk ahead, bundle by bundle between the products, take longer.

@@ -115,8 +115,9 @@ class KVCache:
         if not self.has_room(positions):
             nbytes = (positions - self._roomy) * self._position_bytes
             raise CacheMemoryError(
-                f"keys and values of {positions:,} positions need {size(nbytes)} more, "
-                f"but {available_memory()}: shorten the text, or choose kv int8"
+                f"keys and values of {positions:,} positions need {size(nbytes)} more, and other "
+                f"work {size(self._reserve)}, but {available_memory()}: shorten the text, or "
+                "choose kv int8"
             )
 
     def begin(self, count: int) -> None:

@@ -25,7 +25,8 @@ def default_context(most: int, position_bytes: int, mapped: int) -> int:
         mapped: bytes of the weights of a mapped file, 0 if they are in memory already.
 
     Returns:
-        `most`, or half of it, a quarter and so on, so that a saved cache fits the next start, too.
+        `most`, or half of it, a quarter and so on down to 256, so that a saved cache fits the next
+        start, too.
     """
     available = available_memory()
     if available is None:
@@ -34,7 +35,7 @@ def default_context(most: int, position_bytes: int, mapped: int) -> int:
     share = max(left, available.nbytes // _LEAST_SHARE) // 2
     context = most
     while context > _LEAST_CONTEXT and context * position_bytes > share:
-        context //= 2
+        context = max(context // 2, _LEAST_CONTEXT)
     if context < most:
         _warn(
             f"the context has {context:,} positions instead of {most:,}, whose keys and values may "

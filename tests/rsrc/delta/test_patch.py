@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from rsr_formats.errors import LimitError, OutputExistsError, PaddingError, Sect
 from rsr_formats.records import IndexedTensor
 from rsr_testing.matrices import Spec
 from rsr_testing.paths import GOLDEN
-from rsrc.delta import diff, patch, statistics
+from rsrc.delta.statistics import statistics
 from rsrc.workers.pool import Workers, open_workers
 
 from .conftest import SPECS, Changed, Pair
@@ -65,25 +64,23 @@ def test_threads_and_runs_give_the_same_delta(pair: Pair, tmp_path: Path) -> Non
     assert first.read_bytes() == second.read_bytes()
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="a system without affinity")
-def test_threads_are_the_usable_processors(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A container of one processor gets one thread, on however large a machine."""
-    counts = []
+def test_threads_by_default(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are those of the control group, where the machine has more."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr("rsr_formats.processors.processor_quota", lambda: 3)
+    asked = []
 
-    @contextmanager
-    def opened(executor: None, threads: int) -> Iterator[Workers]:
-        counts.append(threads)
-        with open_workers(executor, threads) as workers:
-            yield workers
+    def opened(executor: str | None, threads: int) -> AbstractContextManager[Workers]:
+        asked.append(threads)
+        return open_workers(executor, threads)
 
-    for module in (diff, patch, statistics):
+    for name in ("diff", "patch", "statistics"):
+        module = import_module(f"rsrc.delta.{name}")
         monkeypatch.setattr(module, "open_workers", opened)
-    monkeypatch.setattr(os, "cpu_count", lambda: 9)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
     old, new = pair()
     apply(old, new)
-    statistics.statistics(old, new)
-    assert counts == [1, 1, 1]
+    statistics(old, new)
+    assert asked == [3, 3, 3]
 
 
 @pytest.mark.parametrize("pair_of", [("v1", "v1.5-rotation"), ("v1.5-rotation", "v1.2")])

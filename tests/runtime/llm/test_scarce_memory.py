@@ -69,6 +69,17 @@ def test_the_context_takes_half_of_what_the_weights_leave(
         assert loaded(FAMILY).context == 128  # an eighth of the memory holds less: the least
 
 
+@pytest.mark.filterwarnings("ignore:the context has")
+@pytest.mark.parametrize(
+    ("most", "context"), [(4096, 256), (4000, 256), (300, 256), (256, 256), (100, 100)]
+)
+def test_a_context_has_256_positions_at_least(
+    most: int, context: int, available: Available
+) -> None:
+    available(0)
+    assert scarce_memory.default_context(most, position_bytes=1, mapped=0) == context
+
+
 def test_weights_that_memory_cannot_hold(loaded: Loader, available: Available) -> None:
     """They leave a quarter of the memory to the context, and are read anyway."""
     mapped = weights_of(loaded(FAMILY))
@@ -108,7 +119,10 @@ def test_positions_beyond_memory_are_refused_before_they_are_written(
     model = loaded(FAMILY)
     expected = model.next_logits([5] * 39)
     available(room(model, 39))
-    needs = r"keys and values of 40 positions need .* more, but .* are available: shorten the text"
+    needs = (
+        r"keys and values of 40 positions need .* more, and other work .*, but .* are available: "
+        "shorten the text"
+    )
     session = model.new_session()
     with pytest.raises(CacheMemoryError, match=needs):
         session.follow([5] * 40)
