@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats.architectures import DecoderNames
+from rsr_formats.model_files import check_size
 from rsr_formats.numerics import widen_bf16
 from rsr_formats.text import quoted, shown
 
@@ -21,7 +22,7 @@ from ...errors import OptionError
 from ..linear import Linear, LowRank
 from ..weights import Weights
 from .errors import AdapterError
-from .settings import CONFIG, LoraSettings, read_settings
+from .settings import CONFIG, MAX_CONFIG, LoraSettings, read_settings
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -137,6 +138,7 @@ def _read(name: str, path: Path, weights: Weights) -> Adapter:
                 f"{path}: found no {part.name}, expected a LoRA adapter of PEFT, a directory with "
                 f"{CONFIG} and {TENSORS}{more}"
             )
+    check_size(config.stat().st_size, str(config), MAX_CONFIG, AdapterError)
     settings = read_settings(str(config), config.read_bytes())
     matched = _Matcher(file, settings, weights).matched(_header(file))
     return Adapter(name, path, _in_one_block(dict(_products(file, settings, matched))))

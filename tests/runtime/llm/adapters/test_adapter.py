@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +133,8 @@ def test_names(loaded: Loader, folders: list[Path], tmp_path: Path) -> None:
             model.next_logits(PROMPT, adapter=choice)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="the model was loaded without adapters"):
         loaded(FAMILY).stream(PROMPT, adapter="a")
+    with pytest.raises(OptionError, match="adapter: found 3, expected"):
+        model.generate_all([PROMPT], adapter=3)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="one for each prompt"):
         model.generate_all([PROMPT], adapter=["a", "b"])
     with pytest.raises(OptionError, match="are both named 'one'"):
@@ -207,6 +210,9 @@ def test_files_that_are_refused(
         file.write_bytes(data)
         with pytest.raises(AdapterError, match="not a valid safetensors file"):
             load(language_models.path(FAMILY), adapters=[path])
+    os.truncate(path / "adapter_config.json", 1 << 42)  # a hole, which takes no room on the disk
+    with pytest.raises(AdapterError, match="4,398,046,511,104 bytes, the limit is"):
+        loaded(FAMILY, adapters=[path])
     file.rename(path / "adapter_model.bin")
     with pytest.raises(AdapterError, match=r"found no adapter_model\.safetensors.*can run code"):
         loaded(FAMILY, adapters=[path])
