@@ -217,7 +217,8 @@ def _patterns(
         if repetitions > _MAX_REPETITIONS or budget[0] < 0 or _SLOW.search(plain):
             raise AdapterError(
                 f"{where}: {key}: the pattern {quoted([text])} may take too long to match, "
-                f"expected at most {_MAX_REPETITIONS} repetitions, none of a group: write names"
+                f"expected at most {_MAX_REPETITIONS} repetitions, none of a group, and at most "
+                f"{_MAX_ALL_REPETITIONS} in all patterns: write names"
             )
         try:
             patterns[re.compile(text)] = of
