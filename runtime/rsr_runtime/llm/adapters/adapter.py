@@ -88,7 +88,7 @@ def named_paths(adapters: object) -> dict[str, Path]:
         if not isinstance(directory, (str, os.PathLike)):
             raise OptionError(f"adapters: found {shown(directory)}, expected a directory")
         path = Path(directory)
-        name = path.resolve().name if given is None else given
+        name = name_of(path) if given is None else given
         if not isinstance(name, str) or not name or not name.isprintable():
             raise OptionError(f"adapters: found the name {shown(name)}, expected a printable text")
         if name in found:
@@ -98,6 +98,14 @@ def named_paths(adapters: object) -> dict[str, Path]:
             )
         found[name] = path
     return found
+
+
+def name_of(path: Path) -> str:
+    """Return the name of an adapter that is given none: that of its directory, or of a link to it.
+
+    Links are not followed: checkpoints of different trainings often have the same name.
+    """
+    return path.name if path.name not in ("", "..") else path.resolve().name
 
 
 def attached(weights: Weights, paths: Mapping[str, Path]) -> tuple[Weights, list[Adapter]]:

@@ -144,6 +144,16 @@ def test_names(loaded: Loader, folders: list[Path], tmp_path: Path) -> None:
             loaded(FAMILY, adapters=wrong)
 
 
+def test_a_link_names_an_adapter(loaded: Loader, folders: list[Path], tmp_path: Path) -> None:
+    """Checkpoints of different trainings often have the same name."""
+    links = [tmp_path / "poems", tmp_path / "sql"]
+    for link in links:
+        link.symlink_to(folders[0], target_is_directory=True)
+    assert loaded(FAMILY, adapters=links).adapters == ("poems", "sql")
+    (folders[0] / "inner").mkdir()
+    assert loaded(FAMILY, adapters=[folders[0] / "inner" / ".."]).adapters == ("one",)
+
+
 def without(name: str) -> Callable[[Tensors], None]:
     def change(tensors: Tensors) -> None:
         for key in [key for key in tensors if name in key]:
