@@ -76,7 +76,8 @@ def _adapters(
     for text in given:
         name, equals, path = text.partition("=")
         if not equals or Path(text).exists():
-            name, path = Path(text).resolve().name, text
+            named, path = Path(text), text
+            name = named.name if named.name not in ("", "..") else named.resolve().name
         if name in found:
             raise click.BadParameter(
                 f"{found[name]} and {path} are both named {name!r}: name one of them, NAME=DIR"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -137,11 +137,13 @@ class MutableMatrix:
             if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu":
                 found = getattr(array, "dtype", type(array).__name__)
                 raise InputTypeError(f"{name}: found {found}, expected an array of integers")
+            if isinstance(array, np.ma.MaskedArray):  # its minimum is not that of its values
+                raise InputTypeError(f"{name}: found a masked array, expected a plain one")
         if rows.ndim != 1 or rows.shape != columns.shape or rows.shape != digits.shape:
             found = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
             raise InputShapeError(f"found {found}, expected three arrays of one length, (count,)")
-        # Copies, which nobody changes after they are checked: native code relies on that.
-        rows, columns = rows.astype(np.int64), columns.astype(np.int64)
+        # Plain copies, which nobody changes after they are checked: native code relies on that.
+        rows, columns, digits = np.array(rows), np.array(columns), np.array(digits)
         for what, numbers, size in zip(
             ("row", "column"), (rows, columns), record.shape, strict=True
         ):
@@ -150,6 +152,7 @@ class MutableMatrix:
                     raise OutOfRangeError(
                         f"{record.name!r}: found {what} {number}, expected 0 to {size - 1}"
                     )
+        rows, columns = rows.astype(np.int64, copy=False), columns.astype(np.int64, copy=False)
         codes = _codes(record, digits)
         if not len(codes):
             return False
@@ -183,6 +186,17 @@ class MutableMatrix:
 
     def __repr__(self) -> str:
         return f"Mutable{self.matrix!r}"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse `pickle` and `copy`: of two that share the arrays, one would change the other.
+
+        Raises:
+            InputTypeError: always.
+        """
+        raise InputTypeError(
+            f"{self._index.record.name!r} changes: it cannot be pickled; MutableMatrix(w.matrix) "
+            "copies it"
+        )
 
     def __matmul__(self, x: Array) -> Array:
         """Return W @ x, see `Matrix`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -288,6 +290,40 @@ class TestErrors:
     def test_a_list_is_no_array(self, w: MutableMatrix) -> None:
         with pytest.raises(rsr.InputTypeError, match="rows: found list"):
             w.update([0], np.zeros(1, int), np.zeros(1, int))  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("which", range(3))
+    def test_a_mask_hides_nothing(self, w: MutableMatrix, which: int) -> None:
+        """A masked row would not count in the check of bounds, and be written all the same."""
+        arrays = [np.zeros(2, int) for _ in range(3)]
+        arrays[which] = np.ma.array([1, 10**9], mask=[False, True])
+        with pytest.raises(rsr.InputTypeError, match="found a masked array"):
+            w.update(*arrays)
+
+    def test_a_kind_of_array_does_not_say_what_its_bounds_are(self, w: MutableMatrix) -> None:
+        class Bounded(np.ndarray[Any, Any]):
+            def min(self, *_: Any, **__: Any) -> Any:
+                return 0
+
+            max = min
+
+        rows = np.array([10**9]).view(Bounded)
+        with pytest.raises(rsr.OutOfRangeError, match="found row 1000000000"):
+            w.update(rows, np.zeros(1, int), np.zeros(1, int))
+
+    def test_a_large_unsigned_row_is_named_as_it_is(self, w: MutableMatrix) -> None:
+        zero = np.zeros(1, int)
+        with pytest.raises(rsr.OutOfRangeError, match="found row 18446744073709551615"):
+            w.update(np.array([2**64 - 1], np.uint64), zero, zero)
+
+    @pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickle.dumps])
+    def test_is_copied_by_its_matrix_alone(self, w: MutableMatrix, how: Any) -> None:
+        with pytest.raises(rsr.InputTypeError, match=r"MutableMatrix\(w\.matrix\) copies it"):
+            how(w)
+        other, one = MutableMatrix(w.matrix), np.ones(1, int)
+        before = w.to_dense()
+        other.update(one, one, one - 2 * int(before[1, 1] > 0))
+        np.testing.assert_array_equal(w.to_dense(), before)
+        assert (other.to_dense() != before).sum() == 1
 
     def test_nothing_to_change(self, w: MutableMatrix) -> None:
         none = np.zeros(0, int)

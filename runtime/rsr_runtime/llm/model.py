@@ -495,15 +495,15 @@ class LanguageModel:
             settings = [self._settings(max_tokens, one, stop) for one in sampling]
         else:
             settings = [self._settings(max_tokens, sampling, stop)] * len(tokens)
-        of_each = (
-            [adapter] * len(tokens) if adapter is None or isinstance(adapter, str) else adapter
-        )
-        if len(of_each) != len(tokens):
-            raise OptionError(
-                f"adapter: found those of {counted(len(of_each), 'prompt')}, expected "
-                f"{len(tokens):,}: one for each prompt"
-            )
-        adapters = [self.chosen_adapters(one) for one in of_each]
+        if isinstance(adapter, Sequence) and not isinstance(adapter, str):
+            if len(adapter) != len(tokens):
+                raise OptionError(
+                    f"adapter: found those of {counted(len(adapter), 'prompt')}, expected "
+                    f"{len(tokens):,}: one for each prompt"
+                )
+            adapters = [self.chosen_adapters(one) for one in adapter]
+        else:
+            adapters = [self.chosen_adapters(adapter)] * len(tokens)
         batch = self.new_batch(LOGIT_ROWS)
         try:
             return generate_all(batch, tokens, self.tokenizer, settings, adapters, progress)

@@ -257,6 +257,9 @@ def test_adapters_are_added_up(path: Path, tmp_path: Path) -> None:
     assert both.count(texts[2]) == 2
     found = done(rsrc("chat", path, "-n", 9, "--lora", one, "--lora", two, stdin="Hi\n"))
     assert said.strip() in found
+    link = tmp_path / "link"
+    link.symlink_to(one, target_is_directory=True)
+    assert done(rsrc(*run, "--lora", one, "--lora", link))  # another name
     assert "are both named" in refused(rsrc(*run, "--lora", one, "--lora", f"one={two}"), 2)
     assert "found no adapter_config.json" in refused(rsrc(*run, "--lora", tmp_path))
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsr_formats.architectures import DecoderNames
+from rsr_formats.model_files import check_size
 from rsr_formats.numerics import widen_bf16
 from rsr_formats.text import quoted, shown
 
@@ -21,7 +22,7 @@ from ...errors import OptionError
 from ..linear import Linear, LowRank
 from ..weights import Weights
 from .errors import AdapterError
-from .settings import CONFIG, LoraSettings, read_settings
+from .settings import CONFIG, MAX_CONFIG, LoraSettings, read_settings
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -87,7 +88,7 @@ def named_paths(adapters: object) -> dict[str, Path]:
         if not isinstance(directory, (str, os.PathLike)):
             raise OptionError(f"adapters: found {shown(directory)}, expected a directory")
         path = Path(directory)
-        name = path.resolve().name if given is None else given
+        name = name_of(path) if given is None else given
         if not isinstance(name, str) or not name or not name.isprintable():
             raise OptionError(f"adapters: found the name {shown(name)}, expected a printable text")
         if name in found:
@@ -97,6 +98,14 @@ def named_paths(adapters: object) -> dict[str, Path]:
             )
         found[name] = path
     return found
+
+
+def name_of(path: Path) -> str:
+    """Return the name of an adapter that is given none: that of its directory, or of a link to it.
+
+    Links are not followed: checkpoints of different trainings often have the same name.
+    """
+    return path.name if path.name not in ("", "..") else path.resolve().name
 
 
 def attached(weights: Weights, paths: Mapping[str, Path]) -> tuple[Weights, list[Adapter]]:
@@ -137,6 +146,7 @@ def _read(name: str, path: Path, weights: Weights) -> Adapter:
                 f"{path}: found no {part.name}, expected a LoRA adapter of PEFT, a directory with "
                 f"{CONFIG} and {TENSORS}{more}"
             )
+    check_size(config.stat().st_size, str(config), MAX_CONFIG, AdapterError)
     settings = read_settings(str(config), config.read_bytes())
     matched = _Matcher(file, settings, weights).matched(_header(file))
     return Adapter(name, path, _in_one_block(dict(_products(file, settings, matched))))

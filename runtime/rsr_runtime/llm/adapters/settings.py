@@ -17,7 +17,7 @@ CONFIG = "adapter_config.json"
 
 T = TypeVar("T")
 
-_MAX_CONFIG = 1 << 20  # bytes
+MAX_CONFIG = 1 << 20  # bytes
 _MAX_RANK = 1 << 20
 _MAX_PATTERNS = 1024
 _REPETITIONS = re.compile(r"(?<!\\)(?:\\\\)*[*+?{]")
@@ -104,7 +104,7 @@ def read_settings(where: str, data: bytes) -> LoraSettings:
         AdapterError: it is not JSON, has a value that it cannot have, or asks for what is not
             supported.
     """
-    found = parse_object(data, where, _MAX_CONFIG, AdapterError)
+    found = parse_object(data, where, MAX_CONFIG, AdapterError)
     kind = found.get("peft_type")
     if kind != "LORA":
         raise AdapterError(f"{where}: found an adapter of kind {shown_json(kind)}, expected LORA")
@@ -114,11 +114,16 @@ def read_settings(where: str, data: bytes) -> LoraSettings:
     # PEFT matches a string, which is a pattern, with the modules of the model; so did training, and
     # the file has tensors of what it found.
     is_listed = not isinstance(targets, str) and not isinstance(excluded, str)
+    is_rank_stabilized = found.get("use_rslora")
+    if is_rank_stabilized is not None and not isinstance(is_rank_stabilized, bool):
+        raise AdapterError(
+            f"{where}: use_rslora: found {shown_json(is_rank_stabilized)}, expected true or false"
+        )
     budget = [_MAX_ALL_REPETITIONS]
     return LoraSettings(
         _rank(where, "r", found.get("r", 8)),
         _number(where, "lora_alpha", found.get("lora_alpha", 8)),
-        found.get("use_rslora") is True,
+        is_rank_stabilized is True,
         _names(where, "target_modules", targets) if is_listed else None,
         _names(where, "exclude_modules", excluded or []) if is_listed else (),
         _layers(where, found.get("layers_to_transform")),
@@ -212,7 +217,8 @@ def _patterns(
         if repetitions > _MAX_REPETITIONS or budget[0] < 0 or _SLOW.search(plain):
             raise AdapterError(
                 f"{where}: {key}: the pattern {quoted([text])} may take too long to match, "
-                f"expected at most {_MAX_REPETITIONS} repetitions, none of a group: write names"
+                f"expected at most {_MAX_REPETITIONS} repetitions, none of a group, and at most "
+                f"{_MAX_ALL_REPETITIONS} in all patterns: write names"
             )
         try:
             patterns[re.compile(text)] = of

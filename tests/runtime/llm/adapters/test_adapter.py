@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +133,8 @@ def test_names(loaded: Loader, folders: list[Path], tmp_path: Path) -> None:
             model.next_logits(PROMPT, adapter=choice)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="the model was loaded without adapters"):
         loaded(FAMILY).stream(PROMPT, adapter="a")
+    with pytest.raises(OptionError, match="adapter: found 3, expected"):
+        model.generate_all([PROMPT], adapter=3)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="one for each prompt"):
         model.generate_all([PROMPT], adapter=["a", "b"])
     with pytest.raises(OptionError, match="are both named 'one'"):
@@ -139,6 +142,16 @@ def test_names(loaded: Loader, folders: list[Path], tmp_path: Path) -> None:
     for wrong in (str(folders[0]), 3, [3], {"": folders[0]}, {"a\n": folders[0]}):
         with pytest.raises(OptionError, match="adapters: found"):
             loaded(FAMILY, adapters=wrong)
+
+
+def test_a_link_names_an_adapter(loaded: Loader, folders: list[Path], tmp_path: Path) -> None:
+    """Checkpoints of different trainings often have the same name."""
+    links = [tmp_path / "poems", tmp_path / "sql"]
+    for link in links:
+        link.symlink_to(folders[0], target_is_directory=True)
+    assert loaded(FAMILY, adapters=links).adapters == ("poems", "sql")
+    (folders[0] / "inner").mkdir()
+    assert loaded(FAMILY, adapters=[folders[0] / "inner" / ".."]).adapters == ("one",)
 
 
 def without(name: str) -> Callable[[Tensors], None]:
@@ -207,6 +220,9 @@ def test_files_that_are_refused(
         file.write_bytes(data)
         with pytest.raises(AdapterError, match="not a valid safetensors file"):
             load(language_models.path(FAMILY), adapters=[path])
+    os.truncate(path / "adapter_config.json", 1 << 42)  # a hole, which takes no room on the disk
+    with pytest.raises(AdapterError, match="4,398,046,511,104 bytes, the limit is"):
+        loaded(FAMILY, adapters=[path])
     file.rename(path / "adapter_model.bin")
     with pytest.raises(AdapterError, match=r"found no adapter_model\.safetensors.*can run code"):
         loaded(FAMILY, adapters=[path])

@@ -76,6 +76,7 @@ def test_patterns_of_modules_are_not_matched(given: dict[str, Any]) -> None:
         ({"init_lora_weights": "pissa_niter_4"}, "path_initial_model_for_weight_conversion"),
         ({"r": 0}, "r: found 0, expected a rank"),
         ({"r": True}, "r: found true, expected a rank"),
+        ({"use_rslora": 1}, "use_rslora: found 1, expected true or false"),  # true, for PEFT
         ({"lora_alpha": "8"}, "lora_alpha: found .*, expected a number"),
         ({"lora_alpha": 10**400}, "lora_alpha: found .*, expected a number"),
         ({"lora_alpha": math.nan}, "lora_alpha: found .*, expected a number"),
@@ -89,7 +90,10 @@ def test_patterns_of_modules_are_not_matched(given: dict[str, Any]) -> None:
         ({"rank_pattern": {"(a+)+b": 1}}, "too long to match"),
         ({"rank_pattern": {"(?x)(a+) +b": 1}}, "too long to match"),
         ({"rank_pattern": {".*.*.*x": 1}}, "too long to match"),
-        ({"rank_pattern": {f".*.*{i}": 1 for i in range(17)}}, "too long to match"),
+        (
+            {"rank_pattern": {f".*.*{i}": 1 for i in range(17)}},
+            "too long to match.* at most 32 in all",
+        ),
     ],
 )
 def test_what_is_refused(given: dict[str, Any], sentence: str) -> None:
