@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -187,6 +187,25 @@ class MutableMatrix:
     def __matmul__(self, x: Array) -> Array:
         """Return W @ x, see `Matrix`."""
         return self.matrix @ x
+
+    def __rmatmul__(self, x: object) -> NoReturn:
+        """Refuse x @ w, see `Matrix`."""
+        self.matrix.__rmatmul__(x)
+
+    def __array__(self, *arguments: object, **options: object) -> NoReturn:
+        """Refuse to become an array, see `Matrix`."""
+        self.matrix.__array__()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled: another process would not see its changes.
+
+        Raises:
+            InputTypeError: always.
+        """
+        raise InputTypeError(
+            f"{self._index.record.name!r} is a copy in memory, which cannot be pickled: pickle "
+            "w.to_dense(np.int8), or MutableMatrix(w.matrix) makes another copy"
+        )
 
     def matvec(self, x: Array, out: Array | None = None, *, algorithm: str | None = None) -> Array:
         """Return W @ x for one vector, see `Matrix.matvec`."""

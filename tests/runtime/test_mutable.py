@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -324,6 +326,19 @@ class TestErrors:
         np.testing.assert_array_equal(shared.matrix.scale, [3] * 7 + [4])
         with pytest.raises(rsr.OptionError, match="float16, which cannot represent 100000"):
             half.update_scales(np.full((8, 2), 1e5, np.float32))
+
+    def test_what_a_matrix_refuses(self, w: MutableMatrix) -> None:
+        x: Any = np.ones(40, np.float32)
+        with pytest.raises(rsr.InputTypeError, match="x @ w is not supported"):
+            x @ w
+        with pytest.raises(rsr.InputTypeError, match="not an array"):
+            np.asarray(w)
+        for copy in (pickle.dumps, deepcopy):
+            with pytest.raises(rsr.InputTypeError, match="cannot be pickled"):
+                copy(w)
+        several: Any = [w]
+        with pytest.raises(rsr.InputTypeError, match=r"MutableMatrix, .*: pass its \.matrix"):
+            rsr.matmul_all(several, x)
 
     def test_matrix(self, model_file: tuple[Path, Built], workshop: Workshop) -> None:
         with pytest.raises(rsr.InputTypeError, match="matrix is a str, expected a Matrix"):
