@@ -201,8 +201,8 @@ REFUSALS = (
     Refusal(
         "a LoRA or other PEFT adapter",
         _adapter,
-        "It changes a model but is not one. Merge it into its base model first (in PEFT: "
-        "model.merge_and_unload().save_pretrained(FOLDER)) and compile the result",
+        "It changes a model but is not one. Compile its base model, and apply the adapter when "
+        "that runs: rsrc run MODEL.rsr --lora DIR",
     ),
     Refusal(
         "ternary codes with offsets (ternary-quant)",
