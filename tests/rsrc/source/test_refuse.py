@@ -144,7 +144,7 @@ def test_refused(kit: Kit, tmp_path: Path, kind: str, sign: str, case: Case, sha
 
 
 def test_an_adapter_is_for_running(kit: Kit, tmp_path: Path) -> None:
-    source = kit.save(tmp_path / "a.safetensors", {"q.lora_A": np.ones((2, 4), np.float16)})
+    source = kit.save(tmp_path / "a.safetensors", {"q.lora_A": F16, "q.lora_B": F16})
     with pytest.raises(rsrc.SourceError, match=r"rsrc run MODEL\.rsr --lora DIR$"):
         rsrc.compile(source, tmp_path / "x.rsr")
 
