@@ -34,6 +34,8 @@ def diff(old: Path, new: Path, output: Path | None, stat: bool, force: bool, as_
     """
     if (output is None) != stat:
         raise click.UsageError("diff needs -o FILE.rsrd or --stat, and not both")
+    if output is not None and output.suffix == ".rsr":
+        raise click.UsageError(f"-o names the delta, FILE.rsrd, found {str(output)!r}")
     if output is None:
         _print_statistics(old, new, as_json)
         return

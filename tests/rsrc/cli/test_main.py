@@ -782,6 +782,14 @@ def test_diff_and_patch(run: Run, rsr: Path, kit: Kit, tmp_path: Path) -> None:
         assert message in run("patch", first, second, "-o", tmp_path / "x", code=1).stderr
 
 
+def test_a_delta_is_not_named_like_a_model(run: Run, rsr: Path, tmp_path: Path) -> None:
+    third = tmp_path / "third.rsr"
+    third.write_bytes(b"a model")
+    errors = run("diff", rsr, rsr, "-o", third, "--force", code=2).stderr
+    assert "-o names the delta, FILE.rsrd" in errors
+    assert third.read_bytes() == b"a model"
+
+
 def test_diff_stat(run: Run, rsr: Path, kit: Kit, tmp_path: Path) -> None:
     other = tmp_path / "other.rsr"
     source = kit.save(tmp_path / "o.safetensors", {"w": -T, "v": np.ones(5, np.float32)})
