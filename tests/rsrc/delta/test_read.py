@@ -277,7 +277,7 @@ def test_a_small_delta_does_not_fill_the_disk(
 
 
 def test_no_file_and_empty_file(example: Example) -> None:
-    with pytest.raises(rsrc.DeltaError, match="begins with nothing"):
+    with pytest.raises(rsrc.DeltaError, match=r"not a \.rsrd file, but empty"):
         example.patch(b"")
     with pytest.raises(FileNotFoundError):
         rsrc.patch(example.old.path, example.folder / "no", example.folder / "out")
