@@ -37,7 +37,9 @@ class Contents:
 
 
 RSR = Contents("a .rsr file, which is compiled already")
-RSRD = Contents("a delta of two .rsr files", "apply it with `rsrc patch`")
+RSRD = Contents(
+    "a delta of two .rsr files", "apply it with `rsrc patch OLD.rsr DELTA.rsrd -o NEW.rsr`"
+)
 GGUF = Contents("a GGUF file")
 SAFETENSORS = Contents("a safetensors file")
 PICKLE = Contents("a pickle, as torch.save writes it")

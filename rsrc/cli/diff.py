@@ -28,12 +28,14 @@ Examples:
 @force_option
 @json_option
 def diff(old: Path, new: Path, output: Path | None, stat: bool, force: bool, as_json: bool) -> None:
-    """Write a delta, from which and OLD `rsrc patch` makes NEW, or show statistics.
+    """Write what NEW changed in OLD to a delta, or show statistics of it.
 
-    OLD and NEW are .rsr files.
+    OLD and NEW are .rsr files. `rsrc patch` makes NEW from OLD and the delta.
     """
     if (output is None) != stat:
-        raise click.UsageError("diff needs either -o FILE.rsrd or --stat")
+        raise click.UsageError("diff needs -o FILE.rsrd or --stat, and not both")
+    if output is not None and output.suffix == ".rsr":
+        raise click.UsageError(f"-o names the delta, FILE.rsrd, found {str(output)!r}")
     if output is None:
         _print_statistics(old, new, as_json)
         return
@@ -60,9 +62,10 @@ def diff(old: Path, new: Path, output: Path | None, stat: bool, force: bool, as_
 @force_option
 @json_option
 def patch(old: Path, delta: Path, output: Path, force: bool, as_json: bool) -> None:
-    """Make the file that `rsrc diff` called NEW from OLD and DELTA, byte for byte.
+    """Make the NEW file of `rsrc diff` from OLD and DELTA, byte for byte.
 
-    OLD is the same file as then, and DELTA a .rsrd file. The output may replace OLD (--force).
+    OLD is the file that the delta was made from, and DELTA a .rsrd file. With --force, the output
+    may replace OLD.
     """
     from ..delta.patch import patch as run
 

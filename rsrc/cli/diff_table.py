@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from rich.table import Table
+from rich.text import Text
+
 from rsr_formats.text import counted, printable, quoted
 
-from ..common.console import console, new_table
+from ..common.console import console
 from ..delta.statistics import Counts, Statistics
 
 
@@ -13,19 +16,20 @@ def print_statistics(found: Statistics) -> None:
     out = console()
     differing = [t for t in found.tensors if t.status != "same"]
     if differing:
-        columns = ("shape", "changed", "sign", "to zero", "from zero", "scales")
-        table = new_table("tensor", *columns)
+        # Without lines, and with narrow columns: the names of layers fit 80 columns.
+        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+        table.add_column("tensor", overflow="fold")
+        for column in ("changed", "sign", "to\nzero", "from\nzero", "scales"):
+            table.add_column(column, justify="right", no_wrap=True)
         for t in differing:
-            shape = "x".join(map(str, t.shape)) or "scalar"
             cells = [t.status, *[""] * 4]
             if t.status == "changed":
                 scales = "" if t.scales_changed is None else _share(t.scales_changed)
                 cells = [*_shares(t.counts, t.kind == "dense"), scales]
-            table.add_row(printable(t.name), shape, *cells)
+            table.add_row(Text(printable(t.name)), *cells)
         c = found.counts
         if c.weights:
-            table.add_section()
-            table.add_row("indexed tensors", f"{c.weights:,}", *_shares(c, False), "")
+            table.add_row(f"all {c.weights:,} indexed weights", *_shares(c, False), "")
         out.print(table)
     same = len(found.tensors) - len(differing)
     out.print(f"{counted(same, 'tensor')} of {len(found.tensors)} the same")
@@ -40,5 +44,10 @@ def _shares(c: Counts, is_dense: bool) -> list[str]:
 
 
 def _share(share: float) -> str:
-    """Format a share: 0 only if it is none."""
-    return "0" if not share else f"{share:.4%}" if share >= 1e-6 else "< 0.0001%"
+    """Format a share with three digits, in 7 characters: 0 only if it is none, 100% only if all."""
+    if share in (0, 1):
+        return f"{share:.0%}" if share else "0"
+    if share < 1e-6:
+        return "<.0001%"
+    decimals = 4 if share < 0.001 else 3 if share < 0.01 else 2
+    return f"{min(share, 0.9999):.{decimals}%}"

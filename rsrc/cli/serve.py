@@ -125,12 +125,12 @@ def serve(
             model, file.stem, host=host, port=port, api_keys=keys, insecure=insecure,
             origins=origins, variables=variables, parallel=parallel, queue=queue,
             cache_dir=cache_dir, speculate=speculate, embeddings=embeddings,
-            ready=lambda url: _report(file.stem, url),
+            ready=lambda url: _report((file.stem, *model.adapters), url),
         )  # fmt: skip
 
 
-def _report(name: str, url: str) -> None:
-    click.echo(f"rsrc: serving {name} at {url} (OpenAI base URL: {url}/v1)", err=True)
+def _report(names: tuple[str, ...], url: str) -> None:
+    click.echo(f"rsrc: serving {', '.join(names)} at {url} (OpenAI base URL: {url}/v1)", err=True)
 
 
 def _environment_keys() -> list[str]:

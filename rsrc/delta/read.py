@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsr_formats import RsrFile
+from rsr_formats.contents import RSR, identify
 from rsr_formats.errors import (
     FlagsError,
     FormatError,
@@ -126,7 +127,12 @@ def _naming(path: Path) -> Iterator[None]:
 def _check_preamble(head: bytes, size: int) -> tuple[int, int, bytes, bytes, bytes]:
     """Return sizes of body and new header, and the hashes of old header, new header and body."""
     if not head or not MAGIC.startswith(head[: len(MAGIC)]):
-        found = head[: len(MAGIC)].hex(" ") or "nothing"
+        contents = identify(head)
+        if contents is RSR:
+            raise DeltaError("not a .rsrd file, but a .rsr file: make a delta with `rsrc diff`")
+        if contents is not None:
+            raise DeltaError(f"not a .rsrd file, but {contents}")
+        found = head[: len(MAGIC)].hex(" ")
         raise DeltaError(f"not a .rsrd file: it begins with {found}, expected {MAGIC.hex(' ')}")
     if len(head) < PREAMBLE.size:
         raise TruncatedError(

@@ -201,9 +201,8 @@ REFUSALS = (
     Refusal(
         "a LoRA or other PEFT adapter",
         _adapter,
-        "It changes a model but is not one. Compile its base model, and give a LoRA adapter to the "
-        "runtime: rsrc run MODEL.rsr --lora DIR. Other kinds can be merged (in PEFT: "
-        "model.merge_and_unload().save_pretrained(FOLDER)), which leaves no ternary weights",
+        "It changes a model but is not one. Compile its base model, and apply the adapter when "
+        "that runs: rsrc run MODEL.rsr --lora DIR",
     ),
     Refusal(
         "ternary codes with offsets (ternary-quant)",

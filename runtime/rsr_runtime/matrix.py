@@ -627,6 +627,8 @@ def _checked_matrices(matrices: object) -> list[Matrix]:
         if not isinstance(w, Matrix):
             found = f"{w!r:.80}" if isinstance(w, str) else type(w).__name__
             fix = f": pass model.matrix({found})" if isinstance(w, str) else ""
+            if isinstance(getattr(w, "matrix", None), Matrix):
+                fix = ": pass its .matrix"
             raise InputTypeError(f"matrices[{i}] is {found}, expected a Matrix{fix}")
         w.check_open()
         checked.append(w)

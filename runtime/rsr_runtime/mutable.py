@@ -187,6 +187,18 @@ class MutableMatrix:
     def __repr__(self) -> str:
         return f"Mutable{self.matrix!r}"
 
+    def __matmul__(self, x: Array) -> Array:
+        """Return W @ x, see `Matrix`."""
+        return self.matrix @ x
+
+    def __rmatmul__(self, x: object) -> NoReturn:
+        """Refuse x @ w, see `Matrix`."""
+        self.matrix.__rmatmul__(x)
+
+    def __array__(self, *arguments: object, **options: object) -> NoReturn:
+        """Refuse to become an array, see `Matrix`."""
+        self.matrix.__array__()
+
     def __reduce__(self) -> NoReturn:
         """Refuse `pickle` and `copy`: of two that share the arrays, one would change the other.
 
@@ -194,13 +206,9 @@ class MutableMatrix:
             InputTypeError: always.
         """
         raise InputTypeError(
-            f"{self._index.record.name!r} changes: it cannot be pickled; MutableMatrix(w.matrix) "
-            "copies it"
+            f"{self._index.record.name!r} is a copy in memory, which cannot be pickled: pickle "
+            "w.to_dense(np.int8), or MutableMatrix(w.matrix) makes another copy"
         )
-
-    def __matmul__(self, x: Array) -> Array:
-        """Return W @ x, see `Matrix`."""
-        return self.matrix @ x
 
     def matvec(self, x: Array, out: Array | None = None, *, algorithm: str | None = None) -> Array:
         """Return W @ x for one vector, see `Matrix.matvec`."""

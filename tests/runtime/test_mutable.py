@@ -317,7 +317,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickle.dumps])
     def test_is_copied_by_its_matrix_alone(self, w: MutableMatrix, how: Any) -> None:
-        with pytest.raises(rsr.InputTypeError, match=r"MutableMatrix\(w\.matrix\) copies it"):
+        with pytest.raises(rsr.InputTypeError, match=r"MutableMatrix\(w\.matrix\) makes another copy"):
             how(w)
         other, one = MutableMatrix(w.matrix), np.ones(1, int)
         before = w.to_dense()
@@ -360,6 +360,16 @@ class TestErrors:
         np.testing.assert_array_equal(shared.matrix.scale, [3] * 7 + [4])
         with pytest.raises(rsr.OptionError, match="float16, which cannot represent 100000"):
             half.update_scales(np.full((8, 2), 1e5, np.float32))
+
+    def test_what_a_matrix_refuses(self, w: MutableMatrix) -> None:
+        x: Any = np.ones(40, np.float32)
+        with pytest.raises(rsr.InputTypeError, match="x @ w is not supported"):
+            x @ w
+        with pytest.raises(rsr.InputTypeError, match="not an array"):
+            np.asarray(w)
+        several: Any = [w]
+        with pytest.raises(rsr.InputTypeError, match=r"MutableMatrix, .*: pass its \.matrix"):
+            rsr.matmul_all(several, x)
 
     def test_matrix(self, model_file: tuple[Path, Built], workshop: Workshop) -> None:
         with pytest.raises(rsr.InputTypeError, match="matrix is a str, expected a Matrix"):

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from rsr_runtime import llm
+from rsr_testing.adapters import write_adapter
 from rsr_testing.commands import ENVIRONMENT, MAIN, SLOW, refused, rsrc
 from rsr_testing.process import SIGINT_RAISES, started
 
@@ -25,7 +26,9 @@ get, post = partial(httpx.get, timeout=60), partial(httpx.post, timeout=60)
 
 
 @contextmanager
-def served(*arguments: object, **environment: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def served(
+    *arguments: object, models: str = "model", **environment: str
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run the command on a free port; yield its URL and the process."""
     environment = {**ENVIRONMENT, **environment}
     with started(
@@ -33,7 +36,7 @@ def served(*arguments: object, **environment: str) -> Iterator[tuple[str, subpro
     ) as process:
         assert process.stderr is not None
         line = process.stderr.readline().decode()
-        match = re.match(r"rsrc: serving model at (http://\S+:\d+) ", line)
+        match = re.match(rf"rsrc: serving {models} at (http://\S+:\d+) ", line)
         assert match is not None, line
         yield match[1], process
 
@@ -52,6 +55,14 @@ def test_it_serves_until_a_signal(path: Path, name: str) -> None:
     assert output == b""
     (line,) = errors.decode().splitlines()
     assert re.search(r" [0-9a-f]{16} POST /v1/completions 200 \d+\.\d{3} s$", line)
+
+
+def test_it_names_the_adapters(path: Path, tmp_path: Path) -> None:
+    with llm.load(path) as model:
+        one = write_adapter(tmp_path / "one", model, 1)
+    with served(path, "--lora", one, "--lora", f"x={one}", models="model, one, x") as (url, _):
+        body = {"model": "x", "prompt": "The weights", "max_tokens": 2}
+        assert post(f"{url}/v1/completions", json=body).json()["model"] == "x"
 
 
 def test_a_signal_waits_for_requests(path: Path) -> None:

@@ -114,7 +114,13 @@ def test_the_writer_writes_the_literal_records(example: Example) -> None:
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({"magic": b"\x89RSR\r\n\x1a\n"}, rsrc.DeltaError, "not a .rsrd file: it begins with 89"),
+        ({"magic": b"\x89RSR\r\n\x1a\n"}, rsrc.DeltaError, "not a .rsrd file, but a .rsr file"),
+        (
+            {"magic": b"\x89RST\r\n\x1a\n"},
+            rsrc.DeltaError,
+            "not a .rsrd file: it begins",
+        ),
+        ({"magic": b"GGUF\3\0\0\0"}, rsrc.DeltaError, "not a .rsrd file, but a GGUF file"),
         ({"version": b"\2\0\0\0"}, VersionError, "format version 2.0, expected 1.0"),
         ({"version": b"\1\0\1\0"}, VersionError, "format version 1.1"),
         ({"version": b"\0\0\0\0"}, VersionError, "format version 0.0"),
@@ -271,7 +277,7 @@ def test_a_small_delta_does_not_fill_the_disk(
 
 
 def test_no_file_and_empty_file(example: Example) -> None:
-    with pytest.raises(rsrc.DeltaError, match="begins with nothing"):
+    with pytest.raises(rsrc.DeltaError, match=r"not a \.rsrd file, but empty"):
         example.patch(b"")
     with pytest.raises(FileNotFoundError):
         rsrc.patch(example.old.path, example.folder / "no", example.folder / "out")

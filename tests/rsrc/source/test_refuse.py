@@ -143,6 +143,12 @@ def test_refused(kit: Kit, tmp_path: Path, kind: str, sign: str, case: Case, sha
     assert not (tmp_path / "x.rsr").exists()
 
 
+def test_an_adapter_is_for_running(kit: Kit, tmp_path: Path) -> None:
+    source = kit.save(tmp_path / "a.safetensors", {"q.lora_A": F16, "q.lora_B": F16})
+    with pytest.raises(rsrc.SourceError, match=r"rsrc run MODEL\.rsr --lora DIR$"):
+        rsrc.compile(source, tmp_path / "x.rsr")
+
+
 @pytest.mark.parametrize("case", ACCEPTED.values(), ids=ACCEPTED)
 def test_look_alikes(kit: Kit, tmp_path: Path, case: Case) -> None:
     report = rsrc.compile(make(kit, tmp_path, case), tmp_path / "x.rsr")

@@ -29,6 +29,8 @@ FloatArray = npt.NDArray[np.float32]
 TENSORS = "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"
 
+_EXPECTED = f"a LoRA adapter of PEFT, a directory with {CONFIG} and {TENSORS}"
+
 _WRAPPER = "base_model.model."  # PEFT's, before the names of the model's modules
 _HALVES = (".lora_A.weight", ".lora_B.weight")
 _DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -134,6 +136,11 @@ def attached(weights: Weights, paths: Mapping[str, Path]) -> tuple[Weights, list
 
 def _read(name: str, path: Path, weights: Weights) -> Adapter:
     config, file = path / CONFIG, path / TENSORS
+    if not path.exists():
+        raise AdapterError(f"{path}: no such directory, expected {_EXPECTED}")
+    if not path.is_dir():
+        fix = f": pass {path.parent}" if path.name in (CONFIG, TENSORS) else ""
+        raise AdapterError(f"{path}: found a file, expected {_EXPECTED}{fix}")
     for part in (config, file):
         if not part.is_file():
             more = ""
@@ -142,10 +149,7 @@ def _read(name: str, path: Path, weights: Weights) -> Adapter:
                     f"; {_PICKLE} can run code when it is read: load it with PEFT, and save it "
                     "with save_pretrained, which writes safetensors"
                 )
-            raise AdapterError(
-                f"{path}: found no {part.name}, expected a LoRA adapter of PEFT, a directory with "
-                f"{CONFIG} and {TENSORS}{more}"
-            )
+            raise AdapterError(f"{path}: found no {part.name}, expected {_EXPECTED}{more}")
     check_size(config.stat().st_size, str(config), MAX_CONFIG, AdapterError)
     settings = read_settings(str(config), config.read_bytes())
     matched = _Matcher(file, settings, weights).matched(_header(file))

@@ -227,7 +227,12 @@ def test_files_that_are_refused(
     with pytest.raises(AdapterError, match=r"found no adapter_model\.safetensors.*can run code"):
         loaded(FAMILY, adapters=[path])
     with pytest.raises(AdapterError, match=r"found no adapter_config\.json"):
+        loaded(FAMILY, adapters=[tmp_path])
+    with pytest.raises(AdapterError, match=r"nothing: no such directory"):
         loaded(FAMILY, adapters=[tmp_path / "nothing"])
+    config = path / "adapter_config.json"
+    with pytest.raises(AdapterError, match=f"found a file, expected .*: pass {path}$"):
+        loaded(FAMILY, adapters=[config])
 
 
 def test_an_adapter_of_another_family_is_refused(
