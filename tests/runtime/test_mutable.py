@@ -317,7 +317,9 @@ class TestErrors:
 
     @pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickle.dumps])
     def test_is_copied_by_its_matrix_alone(self, w: MutableMatrix, how: Any) -> None:
-        with pytest.raises(rsr.InputTypeError, match=r"MutableMatrix\(w\.matrix\) makes another copy"):
+        with pytest.raises(
+            rsr.InputTypeError, match=r"MutableMatrix\(w\.matrix\) makes another copy"
+        ):
             how(w)
         other, one = MutableMatrix(w.matrix), np.ones(1, int)
         before = w.to_dense()
