@@ -15,7 +15,7 @@ from rsr_formats.atomic import atomic_file, check_output
 from rsr_formats.compression import compressor
 from rsr_formats.errors import LimitError, PaddingError
 from rsr_formats.processors import usable_processors
-from rsr_formats.records import PARTS, DenseTensor, Header, IndexedTensor, Section
+from rsr_formats.records import PARTS, DenseTensor, Header, IndexedTensor
 from rsr_formats.records import PREAMBLE as RSR_PREAMBLE
 
 from ..common.progress import ByteCounter, ProgressFunction
@@ -37,6 +37,7 @@ from .records import (
     STORED,
     VERSION,
     Record,
+    identity,
     max_result,
     piece_sizes,
     same_index,
@@ -254,7 +255,7 @@ def _write(out: BinaryIO, items: Iterable[Item]) -> list[int]:
 def _jobs(old: Header, new: Header) -> Iterator[_Job]:
     """Yield what is to be described, in the order of the new file's sections."""
     bases = {key: number for number, key in _keys(old).items()}
-    known = {_identity(s): number for number, s in reversed(list(enumerate(old.sections)))}
+    known = {identity(s): number for number, s in reversed(list(enumerate(old.sections)))}
     records = {t.name: t for t in old.tensors}
     indexes = _indexes(new)
     keys, skipped = _keys(new), 0
@@ -266,7 +267,7 @@ def _jobs(old: Header, new: Header) -> Iterator[_Job]:
         numbers = [number] if t is None else [t.sections[part] for part in PARTS[t.encoding]]
         if numbers != list(range(number, number + len(numbers))):
             t, numbers = None, [number]
-        same = [known.get(_identity(new.sections[n])) for n in numbers]
+        same = [known.get(identity(new.sections[n])) for n in numbers]
         found = tuple(bases.get(keys[n]) for n in numbers)
         skipped = len(numbers) - 1
         if None not in same:
@@ -295,10 +296,6 @@ def _indexes(header: Header) -> dict[int, IndexedTensor]:
     return {
         t.sections[PARTS[t.encoding][0]]: t for t in header.tensors if isinstance(t, IndexedTensor)
     }
-
-
-def _identity(s: Section) -> tuple[object, ...]:
-    return s.stored_size, s.size, s.codec, s.sha256
 
 
 def _cost(b: RsrFile) -> Callable[[_Job], int | None]:

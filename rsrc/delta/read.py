@@ -43,6 +43,7 @@ from .records import (
     STORED,
     VERSION,
     Record,
+    identity,
     max_result,
     piece_sizes,
     same_index,
@@ -269,10 +270,7 @@ class _Reader:
 
     def _check_copy(self, record: Record, s: Section, name: str) -> None:
         assert record.base is not None
-        old = self._old.header.sections[record.base]
-        if (old.stored_size, old.size, old.codec, old.sha256) != (
-            s.stored_size, s.size, s.codec, s.sha256,
-        ):  # fmt: skip
+        if identity(self._old.header.sections[record.base]) != identity(s):
             raise DeltaError(f"{name}: section {record.base} of the old file is another one")
 
     def _pieces(self, size: int, name: str) -> Iterator[memoryview]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rsr_formats.records import IndexedTensor
+from rsr_formats.records import IndexedTensor, Section
 
 MAGIC = b"\x89RSD\r\n\x1a\n"
 VERSION = (1, 0)
@@ -57,6 +57,11 @@ class Record:
     def pack(self) -> bytes:
         """Return the bytes of the record."""
         return RECORD.pack(self.method, self.level, NO_BASE if self.base is None else self.base)
+
+
+def identity(s: Section) -> tuple[object, ...]:
+    """Return what is equal for sections of the same stored bytes."""
+    return s.stored_size, s.size, s.codec, s.sha256
 
 
 def same_index(old: IndexedTensor, new: IndexedTensor) -> bool:

@@ -19,7 +19,7 @@ from rsr_formats.records import DTYPE_BITS, DenseTensor, IndexedTensor, Tensor
 from ..common.arrays import ByteArray
 from ..common.progress import ByteCounter, ProgressFunction
 from ..workers.pool import open_workers
-from .records import same_index
+from .records import identity, same_index
 
 _PIECE = 4 << 20  # elements of a dense tensor compared at a time
 
@@ -180,8 +180,7 @@ def _difference(a: RsrFile, b: RsrFile, old: Tensor | None, new: Tensor | None) 
 
 def _is_same(a: RsrFile, b: RsrFile, old: int, new: int) -> bool:
     """Whether two sections have the same stored bytes by their hashes."""
-    s, t = a.header.sections[old], b.header.sections[new]
-    return (s.codec, s.sha256) == (t.codec, t.sha256)
+    return identity(a.header.sections[old]) == identity(b.header.sections[new])
 
 
 def _index_counts(a: RsrFile, b: RsrFile, old: IndexedTensor, new: IndexedTensor) -> Counts:
