@@ -86,6 +86,12 @@ inline size_t inputs_of_group(const Grouping& grouping, size_t begin, int k) {
 
 inline size_t entry_bytes(const GroupScales& scales) { return scales.is_half ? 2 : 4; }
 
+// The scales of a group from a row on, counted from the first row wanted.
+inline const char* scales_at(const GroupScales& scales, size_t group, size_t row) {
+  return static_cast<const char*>(scales.data) +
+         (group * scales.stride + row) * entry_bytes(scales);
+}
+
 inline float step_of(const GroupScales& scales, size_t vector, size_t group) {
   return scales.steps ? scales.steps[vector * group_count(scales.grouping) + group] : 1.0f;
 }

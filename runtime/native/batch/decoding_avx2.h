@@ -3,19 +3,14 @@
 // Internal linkage: each file that includes this compiles its own (table.h).
 #pragma once
 #include "avx2.h"
-#include "table.h"
+#include "batch/entries.h"
 
 namespace rsr {
 namespace {
 
 // Each of the following decodes rows [row, row + count) of one column into the ranks of its kBlocks
 // blocks, adjacent bytes of one Ranks per row. A byte is entry << kShift.
-struct W16Ranks : W16 {
-  static constexpr size_t kColumns = 2;  // at a time, of 64-byte entries: 6 tables of 27 entries
-  using Ranks = uint32_t;
-
-  static int entry(int pattern) { return pattern; }
-
+struct W16Ranks : W16Entries {
   template <int kShift>
   static void decode(const uint8_t* column, size_t, size_t row, size_t count, Ranks* ranks) {
     const uint16_t* words = reinterpret_cast<const uint16_t*>(column) + row;
@@ -35,15 +30,7 @@ struct W16Ranks : W16 {
   }
 };
 
-// Entries: 16 by magnitude, then their negatives.
-struct N4S1Ranks : N4S1 {
-  static constexpr size_t kColumns = 1;  // 8 tables of 28 entries
-  using Ranks = uint64_t;
-
-  static int entry(int pattern) {
-    return pattern >= kZeroRank ? pattern - kZeroRank : int{kMagnitudes} + kZeroRank - pattern;
-  }
-
+struct N4S1Ranks : N4S1Entries {
   template <int kShift>
   static void decode(const uint8_t* unit, size_t height, size_t row, size_t count, Ranks* ranks) {
     const __m256i magnitude = _mm256_set1_epi8(15 << kShift);
@@ -97,7 +84,7 @@ inline void widen(int16_t* tile, int32_t* sums, size_t count) {
 inline void read_scales(const GroupScales& all, size_t group, size_t first, size_t rows,
                         float* scales) {
   const size_t entry = entry_bytes(all);
-  const char* from = static_cast<const char*>(all.data) + (group * all.stride + first) * entry;
+  const char* from = scales_at(all, group, first);
   for (size_t r = 0; r < rows; r += 8)
     _mm256_storeu_ps(scales + r, eight_scales(from + r * entry, all.is_half));
 }

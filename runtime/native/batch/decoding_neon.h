@@ -2,20 +2,15 @@
 //
 // Internal linkage: each file that includes this compiles its own (table.h).
 #pragma once
+#include "batch/entries.h"
 #include "neon.h"
-#include "table.h"
 
 namespace rsr {
 namespace {
 
 // Each of the following decodes rows [row, row + count) of one column into the ranks of its kBlocks
 // blocks, adjacent bytes of one Ranks per row. A byte is entry << kShift.
-struct W16Ranks : W16 {
-  static constexpr size_t kColumns = 2;  // at a time, of 64-byte entries: 6 tables of 27 entries
-  using Ranks = uint32_t;
-
-  static int entry(int pattern) { return pattern; }
-
+struct W16Ranks : W16Entries {
   template <int kShift>
   static void decode(const uint8_t* column, size_t, size_t row, size_t count, Ranks* ranks) {
     const uint16_t* words = reinterpret_cast<const uint16_t*>(column) + row;
@@ -31,15 +26,7 @@ struct W16Ranks : W16 {
   }
 };
 
-// Entries: 16 by magnitude, then their negatives.
-struct N4S1Ranks : N4S1 {
-  static constexpr size_t kColumns = 1;  // 8 tables of 28 entries
-  using Ranks = uint64_t;
-
-  static int entry(int pattern) {
-    return pattern >= kZeroRank ? pattern - kZeroRank : int{kMagnitudes} + kZeroRank - pattern;
-  }
-
+struct N4S1Ranks : N4S1Entries {
   template <int kShift>
   static void decode(const uint8_t* unit, size_t height, size_t row, size_t count, Ranks* ranks) {
     const uint8x16_t magnitude = vdupq_n_u8(15 << kShift), sign = vdupq_n_u8(16 << kShift);
@@ -93,7 +80,7 @@ inline void widen(int16_t* tile, int32_t* sums, size_t count) {
 inline void read_scales(const GroupScales& all, size_t group, size_t first, size_t rows,
                         float* scales) {
   const size_t entry = entry_bytes(all);
-  const char* from = static_cast<const char*>(all.data) + (group * all.stride + first) * entry;
+  const char* from = scales_at(all, group, first);
   for (size_t r = 0; r < rows; r += 4)
     vst1q_f32(scales + r, four_scales(from + r * entry, all.is_half));
 }

@@ -189,8 +189,7 @@ class GroupedSteps {
 
 // Widens the scales of a panel's rows in a group, and puts them in the order of make_bundle.
 inline void load_scales(const GroupScales& scales, size_t group, size_t row, float* to) {
-  const size_t entry = entry_bytes(scales);
-  const char* from = static_cast<const char*>(scales.data) + (group * scales.stride + row) * entry;
+  const char* from = scales_at(scales, group, row);
   __m512i a, b;
   if (scales.is_half) {
     const __m512i halves = load(from);

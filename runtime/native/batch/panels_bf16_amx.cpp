@@ -425,8 +425,7 @@ inline void multiply_two_tiles(const char* panel, const char* x, size_t tile_byt
 
 // The scales of a group and 32 rows, in the order of a panel's rows.
 void order_scales(const GroupScales& scales, size_t group, size_t row, float* to) {
-  const char* from =
-      static_cast<const char*>(scales.data) + (group * scales.stride + row) * entry_bytes(scales);
+  const char* from = scales_at(scales, group, row);
   __m512i first, second;
   if (scales.is_half) {
     const __m512i halves = load(from);

@@ -268,8 +268,7 @@ struct PanelProduct {
       multiply_panels(
           Ranks(rows, scales.grouping, row), scales.grouping, digits, k,
           static_cast<const int8_t*>(shared), count, scratch, [&](size_t g, const int32_t* sums) {
-            const char* of_rows = static_cast<const char*>(scales.data) +
-                                  (g * scales.stride + row - rows.first) * entry;
+            const char* of_rows = scales_at(scales, g, row - rows.first);
             for (size_t r = 0; r < kPanelRows; r += 4) {
               const float32x4_t scale = four_scales(of_rows + r * entry, scales.is_half);
               for (size_t i = 0; i < count; i++) {

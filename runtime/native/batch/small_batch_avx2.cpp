@@ -247,8 +247,7 @@ struct GroupedSmallBatch {
           for (size_t r = top; r < bottom; r += kRows) {
             int32_t sums[kSetVectors * kRows];
             add_runs(a, r, c, columns, tables, width, sums);
-            const char* scale =
-                static_cast<const char*>(scales.data) + (g * scales.stride + r - a.first) * entry;
+            const char* scale = scales_at(scales, g, r - a.first);
             for (size_t i = 0; i < width; i++) {
               const __m256 step = _mm256_set1_ps(step_of(scales, begin + i, g));
               float* to = y + (begin + i) * stride + r - a.first;

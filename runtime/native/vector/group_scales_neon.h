@@ -11,8 +11,7 @@ namespace {
 class GroupFactors {
  public:
   GroupFactors(const GroupScales& scales, size_t group)
-      : scales_(static_cast<const char*>(scales.data) +
-                group * scales.stride * entry_bytes(scales)),
+      : scales_(scales_at(scales, group, 0)),
         is_half_(scales.is_half),
         step_(step_of(scales, 0, group)) {}
 
@@ -30,9 +29,8 @@ class GroupFactors {
 
 // Prefetches scales of `rows` rows, eight groups ahead: those of neighboring groups lie far apart.
 inline void prefetch_scales(const GroupScales& scales, size_t group, size_t rows) {
-  const size_t entry = entry_bytes(scales);
-  const char* p = static_cast<const char*>(scales.data) + (group + 8) * scales.stride * entry;
-  for (size_t i = 0; i < rows * entry; i += 64) prefetch_line(p + i);
+  const char* p = scales_at(scales, group + 8, 0);
+  for (size_t i = 0; i < rows * entry_bytes(scales); i += 64) prefetch_line(p + i);
 }
 
 // What float lookups call with the sums of a run and four rows: y[row] += sums. y begins as zeros.
