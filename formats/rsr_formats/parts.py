@@ -54,7 +54,7 @@ class FileParts:
             yield buffer[:count]
 
     def copy(self, offset: int, size: int, target: BinaryIO) -> None:
-        """Copy bytes to the position of `target`, which then is behind them.
+        """Copy bytes to the current position of `target`, and advance it.
 
         Linux copies them in the kernel. File systems that can (Btrfs, XFS) share the blocks.
 

@@ -1,5 +1,5 @@
-// Where the tables of tables.h and grouped_tables.h have the sums of a pattern, on every
-// instruction set.
+// Which entry of a table holds the sums of a pattern, for tables.h and grouped_tables.h. It is the
+// same on every instruction set.
 //
 // Internal linkage: each file that includes this compiles its own (table.h).
 #pragma once

@@ -1,4 +1,4 @@
-"""What a model does where memory is scarce: a smaller context, and a word about it."""
+"""What a model does where memory is scarce: it reduces its context, and warns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LEAST_SHARE = 4  # a text gets 1 / (2 * this) of the memory if the weights leav
 
 
 def default_context(most: int, position_bytes: int, mapped: int) -> int:
-    """Return how many positions a context has if nobody says.
+    """Return the default context, in positions.
 
     A text takes at most half of the memory that the weights leave, as other texts and buffers need
     memory, too. Weights that do not fit are read again and again, so they leave a quarter.
