@@ -68,6 +68,7 @@ class KVCache:
             raise OptionError(f"kv: found {dtype!r}, expected 'float32', 'float16' or 'int8'")
         self.context = context
         self.length = 0
+        self._or_int8 = "" if dtype == "int8" else ", or kv int8"
         self._snapshots: weakref.WeakSet[Snapshot] = weakref.WeakSet()  # that can be restored
         self._planned: set[int] = set()  # positions at which `append` is to copy the state
         try:
@@ -78,7 +79,7 @@ class KVCache:
         except MemoryError:
             raise CacheMemoryError(
                 f"there is not enough memory for keys and values of {context:,} positions: "
-                "choose a smaller context, or kv int8"
+                f"choose a smaller context{self._or_int8}"
             ) from None
         everything = sum(array.nbytes for array in self.prefix(context))
         self._position_bytes = everything // context  # 0 if nothing grows with the positions
@@ -116,8 +117,8 @@ class KVCache:
             nbytes = (positions - self._roomy) * self._position_bytes
             raise CacheMemoryError(
                 f"keys and values of {positions:,} positions need {size(nbytes)} more, and other "
-                f"work {size(self._reserve)}, but {available_memory()}: shorten the text, or "
-                "choose kv int8"
+                f"work {size(self._reserve)}, but {available_memory()}: "
+                f"choose a shorter text{self._or_int8}"
             )
 
     def begin(self, count: int) -> None:

@@ -140,7 +140,7 @@ class LanguageModel:
         if context is None:
             most = min(limit, DEFAULT_CONTEXT)
             position_bytes = KVCache(self.config, LANES, self._kv).position_bytes
-            return default_context(most, position_bytes, mapped)
+            return default_context(most, position_bytes, mapped, self._kv)
         return whole_number("context", context, 1, limit, "the model's limit")
 
     def _has_exact_rows(self) -> bool:

@@ -13,7 +13,7 @@ _LEAST_CONTEXT = 256  # positions that a context has at least, unless the model'
 _LEAST_SHARE = 4  # a text gets 1 / (2 * this) of the memory if the weights leave less
 
 
-def default_context(most: int, position_bytes: int, mapped: int) -> int:
+def default_context(most: int, position_bytes: int, mapped: int, kv: str) -> int:
     """Return the default context, in positions.
 
     A text takes at most half of the memory that the weights leave, as other texts and buffers need
@@ -23,6 +23,7 @@ def default_context(most: int, position_bytes: int, mapped: int) -> int:
         most: the context if there is enough memory.
         position_bytes: bytes of keys and values of a position.
         mapped: bytes of the weights of a mapped file, 0 if they are in memory already.
+        kv: data type of keys and values.
 
     Returns:
         `most`, or half of it, a quarter and so on down to 256, so that a saved cache fits the next
@@ -37,9 +38,10 @@ def default_context(most: int, position_bytes: int, mapped: int) -> int:
     while context > _LEAST_CONTEXT and context * position_bytes > share:
         context = max(context // 2, _LEAST_CONTEXT)
     if context < most:
+        advice = "" if kv == "int8" else "kv int8 takes half, and "
         _warn(
             f"the context has {context:,} positions instead of {most:,}, whose keys and values may "
-            f"take {size(most * position_bytes)}, because {available}: kv int8 takes half, and a "
+            f"take {size(most * position_bytes)}, because {available}: {advice}a "
             "context that is asked for is not reduced",
             stacklevel=6,
         )

@@ -77,7 +77,14 @@ def test_a_context_has_256_positions_at_least(
     most: int, context: int, available: Available
 ) -> None:
     available(0)
-    assert scarce_memory.default_context(most, position_bytes=1, mapped=0) == context
+    assert scarce_memory.default_context(most, 1, 0, "float16") == context
+
+
+def test_the_advice_is_not_what_was_done(available: Available) -> None:
+    available(0)
+    with pytest.warns(ScarceMemoryWarning) as warned:
+        scarce_memory.default_context(4096, 1, 0, "int8")
+    assert "kv int8" not in str(warned[0].message)
 
 
 def test_weights_that_memory_cannot_hold(loaded: Loader, available: Available) -> None:
@@ -121,7 +128,7 @@ def test_positions_beyond_memory_are_refused_before_they_are_written(
     available(room(model, 39))
     needs = (
         r"keys and values of 40 positions need .* more, and other work .*, but .* are available: "
-        "shorten the text"
+        "choose a shorter text, or kv int8"
     )
     session = model.new_session()
     with pytest.raises(CacheMemoryError, match=needs):
