@@ -87,7 +87,7 @@ def named_paths(adapters: object) -> dict[str, Path]:
     pairs = adapters.items() if isinstance(adapters, Mapping) else [(None, p) for p in adapters]
     found: dict[str, Path] = {}
     for given, directory in pairs:
-        if not isinstance(directory, (str, os.PathLike)):
+        if not isinstance(directory, (str, os.PathLike)) or directory == "":
             raise OptionError(f"adapters: found {shown(directory)}, expected a directory")
         path = Path(directory)
         name = name_of(path) if given is None else given

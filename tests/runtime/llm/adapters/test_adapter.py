@@ -156,18 +156,19 @@ def test_names(loaded: Loader, folders: list[Path], tmp_path: Path) -> None:
         again.next_logits(PROMPT, adapter="a"), model.next_logits(PROMPT, adapter="a")
     )
     again.close()
-    for choice in ("one", ["a", "one"], 3):
+    for choice in ("one", ["a", "one"], 3, b"", b"a"):
         with pytest.raises(OptionError, match=r"adapter: found .*, expected .*b.*a"):
             model.next_logits(PROMPT, adapter=choice)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="the model was loaded without adapters"):
         loaded(FAMILY).stream(PROMPT, adapter="a")
-    with pytest.raises(OptionError, match="adapter: found 3, expected"):
-        model.generate_all([PROMPT], adapter=3)  # type: ignore[arg-type]
+    for choice in (3, b""):
+        with pytest.raises(OptionError, match=r"adapter: found .*, expected"):
+            model.generate_all([PROMPT], adapter=choice)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="one for each prompt"):
         model.generate_all([PROMPT], adapter=["a", "b"])
     with pytest.raises(OptionError, match="are both named 'one'"):
         loaded(FAMILY, adapters=[folders[0], tmp_path / "." / "one"])
-    for wrong in (str(folders[0]), 3, [3], {"": folders[0]}, {"a\n": folders[0]}):
+    for wrong in (str(folders[0]), 3, [3], [""], {"": folders[0]}, {"a\n": folders[0]}):
         with pytest.raises(OptionError, match="adapters: found"):
             loaded(FAMILY, adapters=wrong)
 
