@@ -121,7 +121,7 @@ class RsrLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         self, requests: Sequence[TokenRequest], **_: object
     ) -> list[tuple[float, bool]]:
         pairs = [self._fitting(context, tokens) for _, context, tokens in requests]
-        return self._log_likelihoods(pairs, "log-likelihoods")
+        return [*self._log_likelihoods(pairs, "log-likelihoods")]
 
     def _log_likelihoods(
         self, pairs: Sequence[tuple[list[int], list[int]]], what: str
