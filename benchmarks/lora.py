@@ -2,10 +2,10 @@
 
     python benchmarks/lora.py MODEL.rsr [--rank 16] [--positions 64] [--threads N] [--seconds 8]
 
-Two random adapters, one of the projections of queries and values and one of all linear layers, are
-written to a temporary directory. Three texts of the same length grow in turns, one token at a time:
-one without an adapter and one with each. The cost is the median of the differences between
-neighbors. The model needs no tokenizer: `make_2b_checkpoint.py` writes one.
+Random adapters, of the projections of queries and values and of all linear layers, each in bfloat16
+and in float32, are written to a temporary directory. Texts of the same length grow in turns, one
+token at a time: one without an adapter and one with each. The cost is the median of the differences
+between neighbors. The model needs no tokenizer: `make_2b_checkpoint.py` writes one.
 """
 
 from __future__ import annotations
@@ -16,29 +16,35 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors import TensorSpec, serialize_file
 
 import rsr_runtime as rsr
 from reporting import Lines, Row, measuring_parser, report, time_in_turns
+from rsr_formats.numerics import narrow_bf16
 from rsr_runtime import llm
 from rsr_runtime.llm.linear import Linear
 
 QUERIES_AND_VALUES = ("q_proj", "v_proj")
+DTYPES = ("bfloat16", "float32")
 SEED = 7
 
 
-def write_adapter(folder: Path, layers: Sequence[Linear], rank: int) -> None:
+def write_adapter(folder: Path, layers: Sequence[Linear], rank: int, dtype: str) -> None:
     """Write a random adapter of some layers, as PEFT does."""
     rng = np.random.default_rng(SEED)
     folder.mkdir()
-    tensors = {}
+    tensors, held = {}, []
     for layer in layers:
         rows, columns = layer.weight.shape
         shapes = {"lora_A": (rank, columns), "lora_B": (rows, rank)}
         for half, shape in shapes.items():
             values = rng.standard_normal(shape, np.float32) * np.float32(0.01)
-            tensors[f"base_model.model.{layer.name}.{half}.weight"] = values
-    save_file(tensors, folder / "adapter_model.safetensors")
+            stored = narrow_bf16(values) if dtype == "bfloat16" else values
+            held.append(stored)
+            tensors[f"base_model.model.{layer.name}.{half}.weight"] = TensorSpec(
+                dtype=dtype, shape=shape, data_ptr=stored.ctypes.data, data_len=stored.nbytes
+            )
+    serialize_file(tensors, folder / "adapter_model.safetensors")
     targets = [layer.name for layer in layers]
     settings = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": targets}
     (folder / "adapter_config.json").write_text(json.dumps(settings))
@@ -71,13 +77,16 @@ def main() -> None:
     if options.threads is not None:
         rsr.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as scratch:
-        paths = {"q and v": Path(scratch, "some"), "all": Path(scratch, "all")}
         with llm.load(options.file) as model:
             weights = model.weights
             layers = [one for one in weights.linear if one is not weights.lm_head]
         some = [one for one in layers if one.name.endswith(QUERIES_AND_VALUES)]
-        write_adapter(paths["q and v"], some, options.rank)
-        write_adapter(paths["all"], layers, options.rank)
+        paths = {}
+        for what, adapted in (("q and v", some), ("all", layers)):
+            for dtype in DTYPES:
+                name = f"{what}, {dtype}"
+                paths[name] = Path(scratch, name)
+                write_adapter(paths[name], adapted, options.rank, dtype)
         model = llm.load(options.file, adapters=paths)
     model.use_huge_pages()
     texts = {"none": GrowingText(model, None, options.positions)}

@@ -17,7 +17,7 @@ from rsr_formats.atomic import atomic_file, check_output
 from rsr_formats.text import counted, printable
 
 from .llm import model_options, opened
-from .options import PATH, file_argument, force_option, json_option
+from .options import PATH, added_lora_option, file_argument, force_option, json_option
 from .progress_bar import progress_bar
 
 _LIBRARIES = ("lm_eval", "datasets", "huggingface_hub", "evaluate", "httpx")
@@ -59,6 +59,7 @@ _LIBRARIES = ("lm_eval", "datasets", "huggingface_hub", "evaluate", "httpx")
     "-o", "--output", type=PATH, metavar="FILE", help="Write the results to FILE as JSON, too."
 )
 @force_option
+@added_lora_option
 @model_options(
     "Maximum tokens of a request; longer ones lose their beginning. Default: 4096, or the model's "
     "limit if less."
@@ -86,7 +87,7 @@ def evaluate_command(
         raise click.UsageError("--tasks names no task")
     if output is not None:
         check_output(output, force)
-    settings = {name: value for name, value in given.items() if value is not None}
+    settings = {name: value for name, value in given.items() if value not in (None, {})}
     with opened(file, given) as model:
         settings["context"] = model.context
         model.check_generates()
@@ -101,6 +102,7 @@ def evaluate_command(
                 limit=limit,
                 include_path=include_path,
                 apply_chat_template=apply_chat_template,
+                adapter=model.adapters,
                 **({} if shown is None else {"progress": shown}),
             )
         if results["truncated"]:

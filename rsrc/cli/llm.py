@@ -25,9 +25,9 @@ from .options import (
     PATH,
     THREADS,
     Decorator,
+    added_lora_option,
     file_argument,
     json_option,
-    lora_option,
     options,
     speculate_option,
 )
@@ -159,7 +159,7 @@ def model_options(context: str) -> Decorator:
 )
 @template_variables_option()
 @_sampling_options
-@lora_option("Apply the LoRA adapter of PEFT in DIR; may be repeated: all are added up.")
+@added_lora_option
 @model_options(_CONTEXT)
 @json_option
 def run(
@@ -226,7 +226,7 @@ def run(
     help="Special tokens spelled out in messages become those tokens. Default: they are text.",
 )
 @_sampling_options
-@lora_option("Apply the LoRA adapter of PEFT in DIR; may be repeated: all are added up.")
+@added_lora_option
 @model_options(_CONTEXT)
 def chat(
     file: Path,
@@ -264,6 +264,7 @@ def chat(
     type=click.IntRange(1),
     help="Maximum tokens before a prediction. Default: 512, or the context.",
 )
+@added_lora_option
 @model_options("The largest --window allowed. Default: 4096, or the model's limit if less.")
 @json_option
 def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **given: Any) -> None:
@@ -276,7 +277,8 @@ def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **give
     with opened(file, given) as model:
         words = read_argument(text)
         with progress_bar("predicting", in_bytes=False) as shown:
-            found = model.perplexity(words, window, None if shown is None else partial(shown, ""))
+            report = None if shown is None else partial(shown, "")
+            found = model.perplexity(words, window, report, model.adapters)
     if as_json:
         value = found.value if math.isfinite(found.value) else None  # JSON has no infinity
         result = {"file": str(file), "text": str(text), "perplexity": value}

@@ -75,6 +75,8 @@ def _adapters(
     found: dict[str, Path] = {}
     for text in given:
         name, equals, path = text.partition("=")
+        if not text or (equals and not path):
+            raise click.BadParameter(f"found {text!r}, expected the directory of an adapter")
         if not equals or Path(text).exists():
             named, path = Path(text), text
             name = named.name if named.name not in ("", "..") else named.resolve().name
@@ -91,6 +93,11 @@ def lora_option(help: str) -> Decorator:
     return click.option(
         "--lora", "adapters", multiple=True, metavar="[NAME=]DIR", callback=_adapters, help=help
     )
+
+
+added_lora_option = lora_option(
+    "Apply the LoRA adapter of PEFT in DIR; may be repeated: all are added up."
+)
 
 
 def _no_stdout(

@@ -358,15 +358,27 @@ struct DenseKernels {
       false;  // in_order is faster for one vector times a matrix beyond the caches
 };
 
-// What a low-rank product adds to some rows: y[i * stride + r] += sum over j of B[r][j] * t[i][j],
-// a float32 sum in the order of j.
+// What a low-rank product adds to some rows:
+// y[i * stride + r] += scale * (sum over j of B[r][j] * t[i][j]), a float32 sum in the order of j.
 struct LowRankRows {
-  const float* b;  // (tiles, rank, kLanes): of each tile of kLanes rows, column j; zero-padded
+  const void* b;  // (tiles, rank, kLanes): of each tile of kLanes rows, column j; zero-padded
   size_t rank, rows;
+  float scale;
   const float* t;  // (count, rank)
   size_t count;
   float* y;
   size_t stride;
+};
+
+// The type of bfloat16 cells in memory; that of float16 is uint16_t.
+struct BFloat16 {
+  uint16_t bits;
+};
+
+struct LowRankKernels {
+  void (*f32)(const LowRankRows&);  // by the dtype of B
+  void (*bf16)(const LowRankRows&);
+  void (*f16)(const LowRankRows&);
 };
 
 // Signed Walsh-Hadamard transforms of rows of n floats, in blocks of 2^m >= kLanes that divide n:
@@ -390,7 +402,7 @@ struct KernelTable {
   BinKernels bin;
   DecoderKernels decoder;
   DeltaNetKernels delta_net;
-  void (*add_low_rank)(const LowRankRows& rows);
+  LowRankKernels low_rank;
   DenseKernels dense;
   HadamardKernels hadamard;
   // Reads every byte once; the result depends on each. Its speed is the memory limit of a product.

@@ -206,11 +206,11 @@ class Program:
         x, z: (count, n). weight: (d,), a divisor of n. eps: of the norm. Outputs are as of normalize. Raises ValueError for other shapes, or if there is no output.
         """
 
-    def add_low_rank(self, part: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], a: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)]], b: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)]], scratch: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+    def add_low_rank(self, part: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], a: Sequence[Annotated[NDArray, dict(shape=(None, None), order='C', device='cpu', writable=False)]], b: Sequence[Annotated[NDArray, dict(shape=(None, None, None), order='C', device='cpu', writable=False)]], scales: Sequence[float], scratch: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
         """
-        y[i] += (x @ a[i].T) @ B[i].T, float32 sums.
+        y[i] += scales[i] * (x @ a[i].T) @ B[i].T, float32 sums.
 
-        x: (count, columns). a: of each product (rank, columns). b: B (rows, rank) of each as (rows / 16 rounded up, rank, 16): tiles of 16 rows, the last padded with zeros. scratch: (count * the sum of all ranks,), overwritten. y: of each (count, rows). Raises ValueError for other shapes.
+        x: (count, columns). a: of each product (rank, columns). b: B (rows, rank) of each as (rows / 16 rounded up, rank, 16): tiles of 16 rows, the last padded with zeros. a and b are float32, float16, or bfloat16 as uint16. scratch: (count * the sum of all ranks,), overwritten. y: of each (count, rows). Raises ValueError for other shapes and dtypes.
         """
 
     def attend(self, part: int, q: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], k: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')], v: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)], rope: Rope, cache: KVCache, start: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], window: int | None = None) -> None:
@@ -368,11 +368,11 @@ def norm_gated(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), ord
     x, z: (count, n). weight: (d,), a divisor of n. eps: of the norm. Outputs are as of normalize. Raises ValueError for other shapes, or if there is no output.
     """
 
-def add_low_rank(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], a: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)]], b: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)]], scratch: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+def add_low_rank(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], a: Sequence[Annotated[NDArray, dict(shape=(None, None), order='C', device='cpu', writable=False)]], b: Sequence[Annotated[NDArray, dict(shape=(None, None, None), order='C', device='cpu', writable=False)]], scales: Sequence[float], scratch: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
     """
-    y[i] += (x @ a[i].T) @ B[i].T, float32 sums.
+    y[i] += scales[i] * (x @ a[i].T) @ B[i].T, float32 sums.
 
-    x: (count, columns). a: of each product (rank, columns). b: B (rows, rank) of each as (rows / 16 rounded up, rank, 16): tiles of 16 rows, the last padded with zeros. scratch: (count * the sum of all ranks,), overwritten. y: of each (count, rows). Raises ValueError for other shapes.
+    x: (count, columns). a: of each product (rank, columns). b: B (rows, rank) of each as (rows / 16 rounded up, rank, 16): tiles of 16 rows, the last padded with zeros. a and b are float32, float16, or bfloat16 as uint16. scratch: (count * the sum of all ranks,), overwritten. y: of each (count, rows). Raises ValueError for other shapes and dtypes.
     """
 
 class Rope:

@@ -22,6 +22,7 @@ import pytest
 
 from rsr_runtime import llm
 from rsr_testing import models
+from rsr_testing.adapters import write_adapter
 from rsr_testing.commands import done, refused, rsrc
 from rsr_testing.language_models import LanguageModels
 from rsr_testing.parity import judge
@@ -274,6 +275,16 @@ def test_the_command(path: Path, tmp_path: Path) -> None:
     assert written["results"]["rsr_choice"]["sample_len"] == 3
     assert (written["n-shot"]["rsr_choice"], printed["n-shot"]["rsr_choice"]) == (1, 2)
     assert set(printed) == set(written)
+
+
+def test_an_adapter(path: Path, tmp_path: Path) -> None:
+    with llm.load(path) as model:
+        adapter = write_adapter(tmp_path / "one", model)
+    asked = ("eval", path, "--tasks", "rsr_rolling.yaml", "--limit", 2, "--json")
+    alone, adapted = (json.loads(done(rsrc(*asked, *more))) for more in ((), ("--lora", adapter)))
+    assert adapted["config"]["model_args"]["adapters"] == {"one": str(adapter)}
+    assert "adapters" not in alone["config"]["model_args"]
+    assert adapted["results"]["rsr_rolling"] != alone["results"]["rsr_rolling"]
 
 
 def test_git_is_silent_outside_of_a_repository(

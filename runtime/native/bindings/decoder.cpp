@@ -233,11 +233,26 @@ auto delta_net(const Array<const float, 2>& qkv, const Rows& a, const Rows& b,
   };
 }
 
-auto add_low_rank(const Array<const float, 2>& x, const std::vector<Array<const float, 2>>& a,
-                  const std::vector<Array<const float, 3>>& b, const Array<float, 1>& scratch,
-                  const std::vector<Array<float, 2>>& y) {
+// An array of float32, of float16, or of the bits of bfloat16, uint16.
+template <int N>
+using Floats = nb::ndarray<nb::ro, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+
+template <class Given>
+rsr::DenseType dtype_of(const Given& array) {
+  const nb::dlpack::dtype found = array.dtype();
+  if (found == nb::dtype<float>()) return rsr::DenseType::f32;
+  if (found == nb::dtype<uint16_t>()) return rsr::DenseType::bf16;
+  const nb::dlpack::dtype half = {static_cast<uint8_t>(nb::dlpack::dtype_code::Float), 16, 1};
+  require(found == half, "a and b must be float32, float16, or bfloat16 as uint16");
+  return rsr::DenseType::f16;
+}
+
+auto add_low_rank(const Array<const float, 2>& x, const std::vector<Floats<2>>& a,
+                  const std::vector<Floats<3>>& b, const std::vector<float>& scales,
+                  const Array<float, 1>& scratch, const std::vector<Array<float, 2>>& y) {
   const size_t count = x.shape(0), columns = x.shape(1);
-  require(a.size() == b.size() && a.size() == y.size(), "there must be as many of a, b and y");
+  require(a.size() == b.size() && a.size() == scales.size() && a.size() == y.size(),
+          "there must be as many of a, b, scales and y");
   std::vector<rsr::LowRank> products;
   size_t ranks = 0;
   for (size_t i = 0; i < a.size(); i++) {
@@ -247,12 +262,17 @@ auto add_low_rank(const Array<const float, 2>& x, const std::vector<Array<const 
                 b[i].shape(2) == rsr::kLanes,
             "b must be (rows / 16 rounded up, rank, 16)");
     require(y[i].shape(0) == count, "y must have the rows of x");
-    products.push_back({a[i].data(), b[i].data(), rank, rows, y[i].data()});
+    products.push_back({{a[i].data(), rank, columns, dtype_of(a[i])},
+                        b[i].data(),
+                        dtype_of(b[i]),
+                        scales[i],
+                        rows,
+                        y[i].data()});
     ranks += rank;
   }
   require(scratch.shape(0) == count * ranks, "scratch must be (rows of x * all ranks,)");
-  return [=] {
-    rsr::add_low_rank(x.data(), columns, count, products.data(), products.size(), scratch.data());
+  return [x, a, b, y, scratch, count, products] {  // holds the arrays
+    rsr::add_low_rank(x.data(), count, products.data(), products.size(), scratch.data());
   };
 }
 
@@ -343,13 +363,14 @@ void bind_decoder(nb::module_& m, nb::class_<Program>& program) {
             "out"_a.noconvert().none(), "q"_a.noconvert().none(), "s"_a.noconvert().none(),
             "group_columns"_a = 0);
   bind_step(m, program, "add_low_rank", &add_low_rank,
-            "y[i] += (x @ a[i].T) @ B[i].T, float32 sums.\n\n"
+            "y[i] += scales[i] * (x @ a[i].T) @ B[i].T, float32 sums.\n\n"
             "x: (count, columns). a: of each product (rank, columns). b: B (rows, rank) of each as "
-            "(rows / 16 rounded up, rank, 16): tiles of 16 rows, the last padded with zeros. "
+            "(rows / 16 rounded up, rank, 16): tiles of 16 rows, the last padded with zeros. a and "
+            "b are float32, float16, or bfloat16 as uint16. "
             "scratch: (count * the sum of all ranks,), overwritten. y: of each (count, rows). "
-            "Raises ValueError for other shapes.",
-            "x"_a.noconvert(), "a"_a.noconvert(), "b"_a.noconvert(), "scratch"_a.noconvert(),
-            "y"_a.noconvert());
+            "Raises ValueError for other shapes and dtypes.",
+            "x"_a.noconvert(), "a"_a.noconvert(), "b"_a.noconvert(), "scales"_a,
+            "scratch"_a.noconvert(), "y"_a.noconvert());
   nb::class_<Rope>(
       m, "Rope", "Rotary position embedding, norms of queries and keys, and the factor of scores.")
       .def(nb::init<Array<const float, 2>, Array<const float, 2>, Weight, Weight, float, float,

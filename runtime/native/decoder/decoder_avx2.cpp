@@ -12,7 +12,7 @@ namespace rsr {
 void fill_decoder_avx2(KernelTable& table) {
   table.decoder = kDecoder;
   table.delta_net = kDeltaNet;
-  table.add_low_rank = add_low_rank;
+  table.low_rank = kLowRank;
 }
 
 }  // namespace rsr

@@ -11,7 +11,7 @@ namespace rsr {
 void fill_decoder_neon(KernelTable& table) {
   table.decoder = kDecoder;
   table.delta_net = kDeltaNet;
-  table.add_low_rank = add_low_rank;
+  table.low_rank = kLowRank;
 }
 
 }  // namespace rsr

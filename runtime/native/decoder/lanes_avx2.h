@@ -20,6 +20,13 @@ inline Lanes load(const uint16_t* p) {
   const __m128i* halves = reinterpret_cast<const __m128i*>(p);
   return {_mm256_cvtph_ps(_mm_loadu_si128(halves)), _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};
 }
+inline __m256 widened_bf16(__m128i bits) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+inline Lanes load(const BFloat16* p) {
+  const __m128i* halves = reinterpret_cast<const __m128i*>(p);
+  return {widened_bf16(_mm_loadu_si128(halves)), widened_bf16(_mm_loadu_si128(halves + 1))};
+}
 inline Lanes load(const int8_t* p) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),

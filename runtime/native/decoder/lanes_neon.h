@@ -42,6 +42,13 @@ inline Lanes load(const uint16_t* p) {
   return {vcvt_f32_f16(vget_low_f16(low)), vcvt_high_f32_f16(low), vcvt_f32_f16(vget_low_f16(high)),
           vcvt_high_f32_f16(high)};
 }
+inline Lanes load(const BFloat16* p) {
+  const uint16x8_t low = vld1q_u16(&p->bits), high = vld1q_u16(&p[8].bits);
+  return {vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(low), 16)),
+          vreinterpretq_f32_u32(vshll_high_n_u16(low, 16)),
+          vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(high), 16)),
+          vreinterpretq_f32_u32(vshll_high_n_u16(high, 16))};
+}
 inline Lanes load(const int8_t* p) {
   const int8x16_t bytes = vld1q_s8(p);
   const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_high_s8(bytes);

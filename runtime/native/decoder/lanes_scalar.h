@@ -45,6 +45,9 @@ inline Lanes load(const float* p) {
 inline Lanes load(const uint16_t* p) {
   return each([&](size_t i) { return from_half(p[i]); });
 }
+inline Lanes load(const BFloat16* p) {
+  return each([&](size_t i) { return of_bits(uint32_t{p[i].bits} << 16); });
+}
 inline Lanes load(const int8_t* p) {
   return each([&](size_t i) { return static_cast<float>(p[i]); });
 }

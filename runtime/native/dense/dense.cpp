@@ -43,13 +43,9 @@ void multiply(void (*kernel)(const DenseRows<X>&), const DenseRows<X>& all, size
 }  // namespace
 
 void multiply_dense(const DenseMatrix& matrix, const float* x, size_t count, float* y) {
-  const DenseKernels& k = kernels().dense;
-  const DenseType dtype = matrix.dtype;
-  multiply(dtype == DenseType::f32    ? k.f32
-           : dtype == DenseType::bf16 ? k.bf16
-                                      : k.f16,
+  multiply(slot_of(kernels().dense, matrix.dtype),
            {matrix.data, matrix.rows, matrix.columns, x, count, y, matrix.rows},
-           dtype == DenseType::f32 ? 4 : 2);
+           bytes_of(matrix.dtype));
 }
 
 void multiply_rows_i8(const int8_t* w, const float* scale, size_t rows, size_t columns,

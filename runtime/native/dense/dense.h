@@ -13,6 +13,16 @@ struct DenseMatrix {
   DenseType dtype;
 };
 
+constexpr size_t bytes_of(DenseType dtype) { return dtype == DenseType::f32 ? 4 : 2; }
+
+// The slot of a dtype, of kernels that have one for each.
+template <class Kernels>
+auto slot_of(const Kernels& kernels, DenseType dtype) {
+  return dtype == DenseType::f32    ? kernels.f32
+         : dtype == DenseType::bf16 ? kernels.bf16
+                                    : kernels.f16;
+}
+
 // y[i] = W x[i]; x (count, columns), y (count, rows). float32 sums: a row's error is at most
 // columns * 2^-24 * sum |w| |x|, and the result does not depend on `count` or the threads.
 void multiply_dense(const DenseMatrix& matrix, const float* x, size_t count, float* y);

@@ -40,6 +40,7 @@ class RsrLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
     Args:
         model: a loaded model, or the path of a `.rsr` file.
         progress: called with what is computed, how much of it is done, and how much there is.
+        adapter: as for `LanguageModel.stream`.
         options: of `llm.load`, if `model` is a path.
 
     Attributes:
@@ -56,13 +57,14 @@ class RsrLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         self,
         model: llm.LanguageModel | str | os.PathLike[str],
         progress: Progress = ignore,
+        adapter: str | Sequence[str] | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
         loaded = model if isinstance(model, llm.LanguageModel) else llm.load(model, **options)
         loaded.check_generates()
         self._model, self._tokens = loaded, loaded.tokenizer
-        self._progress = progress
+        self._progress, self._adapter = progress, loaded.chosen_adapters(adapter)
         self.truncated = 0
 
     @property
@@ -119,7 +121,12 @@ class RsrLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         self, requests: Sequence[TokenRequest], **_: object
     ) -> list[tuple[float, bool]]:
         pairs = [self._fitting(context, tokens) for _, context, tokens in requests]
-        return [*self._model.log_likelihoods(pairs, progress=self._shown("log-likelihoods"))]
+        return [*self._log_likelihoods(pairs, "log-likelihoods")]
+
+    def _log_likelihoods(
+        self, pairs: Sequence[tuple[list[int], list[int]]], what: str
+    ) -> list[llm.LogLikelihood]:
+        return self._model.log_likelihoods(pairs, progress=self._shown(what), adapter=self._adapter)
 
     def _fitting(self, context: list[int], tokens: list[int]) -> tuple[list[int], list[int]]:
         """Return a context without the tokens at its beginning that do not fit.
@@ -154,7 +161,7 @@ class RsrLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             found = [make_disjoint_window(window) for window in windows]
             counts.append(len(found))
             pairs += found
-        scores = iter(self._model.log_likelihoods(pairs, progress=self._shown("windows of texts")))
+        scores = iter(self._log_likelihoods(pairs, "windows of texts"))
         return [sum(next(scores).value for _ in range(count)) for count in counts]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
@@ -176,6 +183,7 @@ class RsrLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
                 sampling=settings.sampling(self._model.config.generation_config, len(prompts)),
                 stop=[*settings.until, *self._end_text],
                 progress=self._shown("tokens of prompts"),
+                adapter=[self._adapter] * len(prompts),
             )
             for number, one in zip(numbers, found, strict=True):
                 text = self._tokens.decode(one.tokens)

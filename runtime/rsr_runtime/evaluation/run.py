@@ -28,6 +28,7 @@ def evaluate(
     limit: int | None = None,
     include_path: str | os.PathLike[str] | None = None,
     apply_chat_template: bool = False,
+    adapter: str | Sequence[str] | None = None,
     progress: Progress = ignore,
 ) -> dict[str, Any]:
     """Return the results of tasks, as `lm_eval.simple_evaluate` does.
@@ -41,6 +42,7 @@ def evaluate(
         include_path: a folder with YAML files of further tasks.
         apply_chat_template: put requests into the model's chat template; examples become earlier
             turns of the conversation.
+        adapter: as for `LanguageModel.stream`.
         progress: called with what is done, how much of it, and how much there is.
 
     Returns:
@@ -52,8 +54,9 @@ def evaluate(
         TaskError: a task is unknown, its data cannot be had, or it cannot be run.
         NoHeadError, ModelError: the model generates no text, or has no tokenizer, or no chat
             template although it is to be applied.
+        OptionError: the model lacks an adapter.
     """
-    judged = RsrLM(model, progress)
+    judged = RsrLM(model, progress, adapter)
     if apply_chat_template:
         model.template  # noqa: B018 (raises an error if there is none)
     manager, names = all_tasks.find(tasks, include_path)

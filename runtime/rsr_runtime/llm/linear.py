@@ -53,10 +53,14 @@ class Form(NamedTuple):
 
 
 class LowRank(NamedTuple):
-    """What an adapter adds to a linear layer: B (A x), of the input before its norm, in float32."""
+    """What an adapter adds to a linear layer: scale * B (A x), of the input before its norm.
 
-    a: FloatArray  # (rank, in_features)
-    b: FloatArray  # (out_features / 16 rounded up, rank, 16): tiles of rows of B, zero-padded
+    A and B are float32, float16, or bfloat16 as uint16; sums are float32.
+    """
+
+    a: npt.NDArray[Any]  # (rank, in_features)
+    b: npt.NDArray[Any]  # (out_features / 16 rounded up, rank, 16): tiles of rows, zero-padded
+    scale: float
 
 
 class Adapted(NamedTuple):
@@ -275,6 +279,7 @@ class LinearGroup:
                 floats,
                 [product.a for product in products],
                 [product.b for product in products],
+                [product.scale for product in products],
                 self._workspace.take("low rank", size),
                 [to[rows] for to in outputs],
             )

@@ -167,7 +167,8 @@ class LanguageModel:
         Raises:
             OptionError: one is not the name of an adapter.
         """
-        names = () if adapter is None else (adapter,) if isinstance(adapter, str) else adapter
+        single = adapter is None or isinstance(adapter, (str, bytes))
+        names = () if adapter is None else (adapter,) if single else adapter
         known = self.adapters
         if isinstance(names, Sequence) and all(name in known for name in names):
             return tuple(name for name in known if name in names)
@@ -495,7 +496,7 @@ class LanguageModel:
             settings = [self._settings(max_tokens, one, stop) for one in sampling]
         else:
             settings = [self._settings(max_tokens, sampling, stop)] * len(tokens)
-        if isinstance(adapter, Sequence) and not isinstance(adapter, str):
+        if isinstance(adapter, Sequence) and not isinstance(adapter, (str, bytes)):
             if len(adapter) != len(tokens):
                 raise OptionError(
                     f"adapter: found those of {counted(len(adapter), 'prompt')}, expected "

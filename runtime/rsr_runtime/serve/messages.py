@@ -106,6 +106,7 @@ async def message(server: Server, request: MessagesRequest, receive: Receive) ->
 
 async def count_tokens(server: Server, request: CountRequest, receive: Receive) -> Json:
     """Return the number of tokens of a conversation."""
+    server.adapter_of(request.model)  # raises an error if there is no such model
     chat = chat_request(request)
     prompt, _ = await unless_gone(receive, _prompt(server, chat))
     return {"input_tokens": len(prompt)}

@@ -262,6 +262,14 @@ def test_adapters_are_added_up(path: Path, tmp_path: Path) -> None:
     assert done(rsrc(*run, "--lora", one, "--lora", link))  # another name
     assert "are both named" in refused(rsrc(*run, "--lora", one, "--lora", f"one={two}"), 2)
     assert "found no adapter_config.json" in refused(rsrc(*run, "--lora", tmp_path))
+    for empty in ("", "one="):
+        assert "expected the directory of an adapter" in refused(rsrc(*run, "--lora", empty), 2)
+    text = tmp_path / "text"
+    text.write_text(PROMPT)
+    with llm.load(path, adapters=[one]) as model:
+        wanted = model.perplexity(PROMPT, adapter="one").value
+    found = json.loads(done(rsrc("perplexity", path, text, "--lora", one, "--json")))
+    assert found["perplexity"] == wanted
 
 
 # --- refusals -----------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ OPTIONS = {
     "patch": ["OLD DELTA", "-o, --output", "--force", "--json"],
     "eval": [
         "FILE", "--tasks", "--num-fewshot", "--limit", "--include-path", "--apply-chat-template",
-        "-o, --output FILE", "--force", *LOADING, "--json",
+        "-o, --output FILE", "--force", "--lora [NAME=]DIR", *LOADING, "--json",
     ],
     "export-transformers": ["FILE DIRECTORY", "--force"],
     "bench": ["[FILE]", "--shape MxN", "--plot FILE.png", "--json"],
@@ -122,7 +122,7 @@ OPTIONS = {
         "--normalize / --no-normalize", "--pooling [lasttoken|", "-o, --output FILE", "--force",
         *LOADING, "--json",
     ],
-    "perplexity": ["FILE TEXT", "--window", *LOADING, "--json"],
+    "perplexity": ["FILE TEXT", "--window", "--lora [NAME=]DIR", *LOADING, "--json"],
     "serve": [
         "FILE", "--host", "--port", "--parallel", "--queue", "--api-key KEY",
         "--api-key-file FILE", "--insecure", "--cors ORIGIN", "--cache-dir DIR", "--embeddings",

@@ -66,6 +66,9 @@ def test_each_api_takes_the_adapter_that_is_named(adapted: Running) -> None:
         assert (message["model"], message["content"][0]["text"]) == ("two", answers["two"])
         unnamed = web.post("/v1/completions", json={"prompt": PROMPT, **options}).json()
         assert (unnamed["model"], unnamed["choices"][0]["text"]) == ("tiny", wanted["tiny"])
+        for name, status in (("two", 200), ("gpt", 404)):
+            asked = {"model": name, "messages": messages}
+            assert web.post("/v1/messages/count_tokens", json=asked).status_code == status
         refused = web.post("/v1/embeddings", json={"model": "one", "input": "x"})
         assert refused.status_code == 400
         assert "adapters do not embed" in refused.text

@@ -9,14 +9,24 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import save_file
 
+from rsr_formats.numerics import narrow_bf16
 from rsr_runtime.llm import LanguageModel
+
+from .models import Tensor, safetensors
 
 Tensors = dict[str, npt.NDArray[Any]]
 
 ATTENTION = ("q_proj", "v_proj")
 RANK = 4
+_DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int8": "I8"}
+
+
+def stored(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
+    """Return values in the dtype of a file, as an adapter keeps them; BF16 as uint16."""
+    if dtype == "BF16":
+        return narrow_bf16(values)
+    return values.astype({"F16": np.float16, "F32": np.float32}[dtype])
 
 
 def write_adapter(
@@ -34,7 +44,7 @@ def write_adapter(
         model: the model.
         seed: of the values.
         targets: ends of the names of layers.
-        change: changes the tensors before they are written.
+        change: changes the tensors before they are written; uint16 is BF16.
         settings: of adapter_config.json.
     """
     rng = np.random.default_rng(seed)
@@ -54,5 +64,6 @@ def write_adapter(
     }  # fmt: skip
     folder.mkdir()
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    save_file(tensors, folder / "adapter_model.safetensors")
+    data = safetensors({k: Tensor(_DTYPES[v.dtype.name], v) for k, v in tensors.items()})
+    (folder / "adapter_model.safetensors").write_bytes(data)
     return folder

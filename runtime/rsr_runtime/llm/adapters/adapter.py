@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from rsr_formats.architectures import DecoderNames
 from rsr_formats.model_files import check_size
-from rsr_formats.numerics import widen_bf16
 from rsr_formats.text import quoted, shown
 
 from ...errors import OptionError
@@ -23,8 +22,6 @@ from ..linear import Linear, LowRank
 from ..weights import Weights
 from .errors import AdapterError
 from .settings import CONFIG, MAX_CONFIG, LoraSettings, read_settings
-
-FloatArray = npt.NDArray[np.float32]
 
 TENSORS = "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"
@@ -34,7 +31,9 @@ _EXPECTED = f"a LoRA adapter of PEFT, a directory with {CONFIG} and {TENSORS}"
 _WRAPPER = "base_model.model."  # PEFT's, before the names of the model's modules
 _HALVES = (".lora_A.weight", ".lora_B.weight")
 _DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_BF16_INFINITE = 0x7F80  # the bits of the exponent, all set
 _TILE = 16  # rows of B side by side
+_LINE = 64  # bytes of a cache line
 _MAX_NAMED = 3  # modules that a message names
 
 
@@ -57,9 +56,10 @@ class Adapter:
         """A hash of all that it adds."""
         found = hashlib.sha256()
         for module, product in sorted(self.products.items()):
-            found.update(f"{module} {product.a.shape} {product.b.shape}".encode())
-            found.update(product.a.data)
-            found.update(product.b.data)
+            found.update(f"{module} {product.scale!r}".encode())
+            for half in (product.a, product.b):
+                found.update(f" {half.dtype} {half.shape} ".encode())
+                found.update(half.data)
         return found.digest()
 
 
@@ -87,7 +87,7 @@ def named_paths(adapters: object) -> dict[str, Path]:
     pairs = adapters.items() if isinstance(adapters, Mapping) else [(None, p) for p in adapters]
     found: dict[str, Path] = {}
     for given, directory in pairs:
-        if not isinstance(directory, (str, os.PathLike)):
+        if not isinstance(directory, (str, os.PathLike)) or directory == "":
             raise OptionError(f"adapters: found {shown(directory)}, expected a directory")
         path = Path(directory)
         name = name_of(path) if given is None else given
@@ -300,52 +300,59 @@ def _products(
     except SafetensorError as error:
         raise _damaged(file, error) from None
 
-    def floats(half: _Half) -> FloatArray:
+    def values(half: _Half) -> npt.NDArray[Any]:
         spec = found.get(half.key)
         if spec is None or (spec["dtype"], tuple(spec["shape"])) != (half.dtype, half.shape):
             raise AdapterError(f"{file}: it changed while it was read: try again")
         stored = np.frombuffer(spec["data"], _DTYPES[half.dtype]).reshape(half.shape)
-        values = widen_bf16(stored) if half.dtype == "BF16" else stored.astype(np.float32)
-        if not np.isfinite(values).all():
+        if half.dtype == "BF16":
+            is_finite = (stored & _BF16_INFINITE) != _BF16_INFINITE
+        else:
+            is_finite = np.isfinite(stored)
+        if not is_finite.all():
             raise AdapterError(f"{file}: {half.key} has values that are NaN or infinite")
-        return values
+        return stored
 
     for one in matched:
         scale = settings.scale_of(one.module, one.a.shape[0])
-        with np.errstate(over="ignore"):
-            b = floats(one.b) * np.float32(scale)
-        if not np.isfinite(b).all():
-            raise AdapterError(
-                f"{file}: {one.b.key} times the scale {scale:g} of {CONFIG} is infinite"
-            )
-        yield one.layer.name, LowRank(floats(one.a), tiled(b))
+        if abs(scale) > float(np.finfo(np.float32).max):
+            raise AdapterError(f"{file}: the scale {scale:g} of {one.module} exceeds float32")
+        yield one.layer.name, LowRank(values(one.a), tiled(values(one.b)), scale)
 
 
 def _in_one_block(products: Mapping[str, LowRank]) -> dict[str, LowRank]:
-    """Return copies of the arrays, one after the other in a block.
+    """Return copies of the arrays, one after the other in a block, each from a cache line on.
 
     Large blocks lie in huge pages, where the system has any. A pass reads one from begin to end.
     """
-    arrays = [array for product in products.values() for array in product]
-    ends = np.cumsum([-(-array.size // _TILE) * _TILE for array in arrays])
-    block = np.empty(ends[-1], np.float32)
-    views = []
-    for array, end in zip(arrays, ends, strict=True):
-        start = end - -(-array.size // _TILE) * _TILE
-        view = block[start : start + array.size].reshape(array.shape)
-        view[:] = array
-        views.append(view)
-    pairs = zip(views[::2], views[1::2], strict=True)
-    return {name: LowRank(*pair) for name, pair in zip(products, pairs, strict=True)}
+
+    def lines(array: npt.NDArray[Any]) -> int:
+        return -(-array.nbytes // _LINE)
+
+    total = sum(lines(product.a) + lines(product.b) for product in products.values())
+    block = np.empty((total + 1) * _LINE, np.uint8)
+    block = block[-block.ctypes.data % _LINE :]
+
+    def moved(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        nonlocal block
+        copy = block[: array.nbytes].view(array.dtype).reshape(array.shape)
+        copy[:] = array
+        block = block[lines(array) * _LINE :]
+        return copy
+
+    return {
+        name: LowRank(moved(product.a), moved(product.b), product.scale)
+        for name, product in products.items()
+    }
 
 
-def tiled(b: FloatArray) -> FloatArray:
+def tiled(b: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return B (rows, rank) as the native module takes it.
 
     Returns:
-        float32 (rows / 16 rounded up, rank, 16): tiles of 16 rows, the last padded with zeros.
+        (rows / 16 rounded up, rank, 16) of its dtype: tiles of 16 rows, the last padded with zeros.
     """
     rows, rank = b.shape
-    padded = np.zeros((-(-rows // _TILE) * _TILE, rank), np.float32)
+    padded = np.zeros((-(-rows // _TILE) * _TILE, rank), b.dtype)
     padded[:rows] = b
     return np.ascontiguousarray(padded.reshape(-1, _TILE, rank).transpose(0, 2, 1))

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rsr_formats.numerics import widen_bf16
 from rsr_runtime import OptionError
 from rsr_runtime.llm import AdapterError, Engine, Job, LanguageModel, Sampling, load
 from rsr_runtime.llm.job import Started, TextFinished
-from rsr_testing.adapters import RANK, Tensors, write_adapter
+from rsr_testing.adapters import RANK, Tensors, stored, write_adapter
 from rsr_testing.language_models import LanguageModels
 from rsr_testing.loader import Loader
 
@@ -65,6 +66,33 @@ def test_a_sum_is_what_linear_layers_add(loaded: Loader, tmp_path: Path) -> None
     scale = np.abs(wanted).max()
     assert np.abs(found - wanted).max() <= 2e-5 * scale
     assert np.abs(found - model.logits(PROMPT)).max() > 0.05 * scale
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+def test_16_bits_are_kept(dtype: str, loaded: Loader, tmp_path: Path) -> None:
+    """They take half the memory of the same numbers in float32, and add the same bits."""
+
+    def narrow(tensors: Tensors) -> None:
+        tensors.update({name: stored(values, dtype) for name, values in tensors.items()})
+
+    def widen(tensors: Tensors) -> None:
+        narrow(tensors)
+        for name, values in tensors.items():
+            wide = widen_bf16(values) if dtype == "BF16" else values.astype(np.float32)
+            tensors[name] = wide
+
+    model = loaded("trilm")
+    paths = [
+        write_adapter(tmp_path / name, model, 1, EVERY, change, lora_alpha=3)
+        for name, change in (("narrow", narrow), ("wide", widen))
+    ]
+    model = loaded("trilm", adapters=paths)
+    np.testing.assert_array_equal(
+        model.logits(PROMPT, adapter="narrow"), model.logits(PROMPT, adapter="wide")
+    )
+    found = model.weights.linear[0].adapters
+    assert 2 * found["narrow"].a.nbytes == found["wide"].a.nbytes
+    assert 2 * found["narrow"].b.nbytes == found["wide"].b.nbytes
 
 
 def test_texts_with_different_adapters_side_by_side(loaded: Loader, folders: list[Path]) -> None:
@@ -128,18 +156,19 @@ def test_names(loaded: Loader, folders: list[Path], tmp_path: Path) -> None:
         again.next_logits(PROMPT, adapter="a"), model.next_logits(PROMPT, adapter="a")
     )
     again.close()
-    for choice in ("one", ["a", "one"], 3):
+    for choice in ("one", ["a", "one"], 3, b"", b"a"):
         with pytest.raises(OptionError, match=r"adapter: found .*, expected .*b.*a"):
             model.next_logits(PROMPT, adapter=choice)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="the model was loaded without adapters"):
         loaded(FAMILY).stream(PROMPT, adapter="a")
-    with pytest.raises(OptionError, match="adapter: found 3, expected"):
-        model.generate_all([PROMPT], adapter=3)  # type: ignore[arg-type]
+    for choice in (3, b""):
+        with pytest.raises(OptionError, match=r"adapter: found .*, expected"):
+            model.generate_all([PROMPT], adapter=choice)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="one for each prompt"):
         model.generate_all([PROMPT], adapter=["a", "b"])
     with pytest.raises(OptionError, match="are both named 'one'"):
         loaded(FAMILY, adapters=[folders[0], tmp_path / "." / "one"])
-    for wrong in (str(folders[0]), 3, [3], {"": folders[0]}, {"a\n": folders[0]}):
+    for wrong in (str(folders[0]), 3, [3], [""], {"": folders[0]}, {"a\n": folders[0]}):
         with pytest.raises(OptionError, match="adapters: found"):
             loaded(FAMILY, adapters=wrong)
 
@@ -166,9 +195,11 @@ def replaced(name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> Any:
     return lambda tensors: tensors.update({name: np.zeros(shape, dtype)})
 
 
-def valued(value: float) -> Callable[[Tensors], None]:
+def valued(value: float, dtype: str = "F32") -> Callable[[Tensors], None]:
     def change(tensors: Tensors) -> None:
-        tensors[f"{Q}.lora_B.weight"][2, 1] = value
+        name = f"{Q}.lora_B.weight"
+        tensors[name][2, 1] = value
+        tensors[name] = stored(tensors[name], dtype)
 
     return change
 
@@ -177,7 +208,9 @@ def valued(value: float) -> Callable[[Tensors], None]:
     ("change", "settings", "sentence"),
     [
         (valued(np.nan), {}, "lora_B.weight has values that are NaN or infinite"),
-        (valued(3e38), {}, "lora_B.weight times the scale 2 .* is infinite"),
+        (valued(np.inf, "F16"), {}, "lora_B.weight has values that are NaN or infinite"),
+        (valued(-np.inf, "BF16"), {}, "lora_B.weight has values that are NaN or infinite"),
+        (None, {"lora_alpha": 2e39}, r"the scale 5e\+38 of .*q_proj exceeds float32"),
         (without(f"{Q}.lora_A"), {}, "lora_B.weight.* without its other half"),
         (without("layers.0."), {}, "found no tensors for .*, which target_modules"),
         (without("lora"), {}, "found no tensors"),
