@@ -42,12 +42,12 @@ struct Ahead {
   size_t step;  // bytes
 };
 
-// scores (R rows of kChunkPositions) = q . keys, for V blocks of positions; keys of a stream are
-// blocks of the cache, otherwise of a panel of pack_keys. A stream prefetches keys, and the values
-// of these positions, which are read next.
+// scores (R rows of kChunkPositions) = q . keys, for V blocks of positions, times their scales
+// unless these are null; keys of a stream are blocks of the cache, otherwise of a panel of
+// pack_keys. A stream prefetches keys, and the values of these positions, which are read next.
 template <int R, int V, bool kStream, class Cell>
-RSR_TILE void score_tile(const float* const* queries, const Cell* keys, size_t d, Ahead ahead,
-                         float* scores) {
+RSR_TILE void score_tile(const float* const* queries, const Cell* keys, const float* scales,
+                         size_t d, Ahead ahead, float* scores) {
   Lanes sums[R][V];
   RSR_UNROLL
   for (int r = 0; r < R; r++) {
@@ -72,6 +72,13 @@ RSR_TILE void score_tile(const float* const* queries, const Cell* keys, size_t d
       const Lanes q = broadcast(queries[r][c]);
       RSR_UNROLL
       for (int v = 0; v < V; v++) sums[r][v] = fma(q, k[v], sums[r][v]);
+    }
+  }
+  if (scales) {
+    RSR_UNROLL
+    for (int r = 0; r < R; r++) {
+      RSR_UNROLL
+      for (int v = 0; v < V; v++) sums[r][v] = mul(sums[r][v], load(scales + v * kLanes));
     }
   }
   RSR_UNROLL
@@ -260,8 +267,9 @@ class ChunkAttention {
       const size_t p = panel + v * kLanes;
       with_queries(count, [&](auto tile) {
         score_tile<decltype(tile)::value, decltype(vectors)::value, kStream>(
-            rows, keys_ + (kStream ? p * chunk_.d : panel * chunk_.d + v * kLanes), chunk_.d,
-            ahead(j, panel, p), scores_ + j * kChunkPositions + p);
+            rows, keys_ + (kStream ? p * chunk_.d : panel * chunk_.d + v * kLanes),
+            kScaled ? chunk_.key_scales + p : nullptr, chunk_.d, ahead(j, panel, p),
+            scores_ + j * kChunkPositions + p);
       });
     });
   }
@@ -282,50 +290,43 @@ class ChunkAttention {
     }
   }
 
-  // The scores from position p on of a query that sees [begin, end).
-  Lanes seen(const float* scores, size_t begin, size_t end, size_t p) const {
-    Lanes x = load(scores + p);
-    if constexpr (kScaled) x = mul(x, load(chunk_.key_scales + p));
-    if (begin <= p && p + kLanes <= end) return x;
-    float all[kLanes];
-    store(all, x);
-    for (size_t i = 0; i < kLanes; i++)
-      if (p + i < begin || p + i >= end) all[i] = kUnseen;
-    return load(all);
-  }
-
-  // Scores of R queries become exp(score - maximum), times the scale of the value. Side by side,
+  // Scores become exp(score - maximum), times the scale of the value, for R queries side by side,
   // because each waits for its maximum. The maximum is finite: where all scores are -inf, the
   // weights are zero.
   template <int R>
   void weigh(size_t j) const {
     float* scores = scores_ + j * kChunkPositions;
-    size_t from[R], until[R];
+    const size_t begin = hidden(j) / kLanes * kLanes, end = whole_lanes(visible(j + R - 1));
+    for (size_t r = 0; r < R; r++) {
+      float* row = scores + r * kChunkPositions;
+      for (size_t p = begin; p < hidden(j + r); p++) row[p] = kUnseen;
+      for (size_t p = visible(j + r); p < end; p++) row[p] = kUnseen;
+    }
     Lanes most[R], total[R];
+    RSR_UNROLL
     for (int r = 0; r < R; r++) {
-      from[r] = hidden(j + r);
-      until[r] = visible(j + r);
       most[r] = broadcast(std::numeric_limits<float>::lowest());
       total[r] = broadcast(0.0f);
     }
-    const auto seen_by = [&](int r, size_t p) {
-      return seen(scores + r * kChunkPositions, from[r], until[r], p);
-    };
-    const size_t begin = from[0] / kLanes * kLanes, end = until[R - 1];
-    for (size_t p = begin; p < end; p += kLanes)
-      for (int r = 0; r < R; r++) most[r] = max(seen_by(r, p), most[r]);
+    for (size_t p = begin; p < end; p += kLanes) {
+      RSR_UNROLL
+      for (int r = 0; r < R; r++) most[r] = max(load(scores + r * kChunkPositions + p), most[r]);
+    }
     float maxima[R];
+    RSR_UNROLL
     for (int r = 0; r < R; r++) {
       maxima[r] = largest(most[r]);
       most[r] = broadcast(maxima[r]);
     }
-    for (size_t p = begin; p < end; p += kLanes)
+    for (size_t p = begin; p < end; p += kLanes) {
+      RSR_UNROLL
       for (int r = 0; r < R; r++) {
-        const Lanes weight = exp_of_negative(sub(seen_by(r, p), most[r]));
+        float* at = scores + r * kChunkPositions + p;
+        const Lanes weight = exp_of_negative(sub(load(at), most[r]));
         total[r] = add(total[r], weight);
-        store(scores + r * kChunkPositions + p,
-              kScaled ? mul(weight, load(chunk_.value_scales + p)) : weight);
+        store(at, kScaled ? mul(weight, load(chunk_.value_scales + p)) : weight);
       }
+    }
     for (int r = 0; r < R; r++) {
       float* all = chunk_.statistics + (j + r) * kStatistics;
       if (chunk_.combines) {
