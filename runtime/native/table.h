@@ -255,6 +255,8 @@ struct AttentionChunk {
   float* statistics;  // result, (rows * heads, kStatistics): maximum, total of the exponentials
   // The results hold those of chunks before, and are combined with these as `combine` does.
   bool combines = false;
+  const void* next_keys = nullptr;  // of the chunk that follows, to be prefetched; or null
+  const void* next_values = nullptr;
 };
 
 // Where the cache holds a position of a key head.

@@ -138,16 +138,23 @@ class Attention {
                              start_ + row, scale_);
   }
 
-  // Rows [first, last) of a key head and a chunk that all of them see.
-  void attend(size_t head, size_t first, size_t last, size_t chunk, float* sums, float* statistics,
-              bool combines) const {
-    const size_t rows = last - first, position = chunk * kChunkPositions;
+  // A chunk of a key head.
+  struct Unit {
+    size_t head, chunk;
+  };
+
+  // Rows [first, last) of a unit that all of them see. The next unit, if any, is prefetched.
+  void attend(const Unit& unit, size_t first, size_t last, float* sums, float* statistics,
+              bool combines, const Unit* next) const {
+    const size_t head = unit.head, position = unit.chunk * kChunkPositions;
+    const size_t rows = last - first, after = next ? next->chunk * kChunkPositions : 0;
     void* memory = scratch.per_thread.get(cells_.scratch_bytes(rows * group_, heads_.d));
     cells_.attend(
         {given_.q + first * row_floats() + head * group_ * heads_.d, row_floats(), rows, group_,
          heads_.d, start_ + first + 1 - position, window_, key_block(head, position),
          value(head, position), scale_of(cache_.key_scales, head, position),
-         scale_of(cache_.value_scales, head, position), memory, sums, statistics, combines});
+         scale_of(cache_.value_scales, head, position), memory, sums, statistics, combines,
+         next ? key_block(next->head, after) : nullptr, next ? value(next->head, after) : nullptr});
   }
 
   // Before the first chunk of a row.
@@ -176,13 +183,17 @@ class Attention {
     float* all = static_cast<float*>(scratch.shared.get(units * results * sizeof(float)));
     const size_t cost =
         units * kChunkPositions * (heads_.d + dv_) * cell_bytes();  // too little stays here
-    parallel_for(units, cost, [this, all, queries, results](size_t begin, size_t end) {
+    const auto unit = [this](size_t u) -> Unit {
+      return {u / chunks(), first_chunk() + u % chunks()};
+    };
+    parallel_for(units, cost, [this, all, queries, results, units, unit](size_t begin, size_t end) {
       for (size_t u = begin; u < end; u++) {
-        const size_t chunk = first_chunk() + u % chunks();
-        const RowRange rows = that_see(chunk, 0, rows_);
+        const Unit here = unit(u), next = unit(u + 1);
+        const RowRange rows = that_see(here.chunk, 0, rows_);
         float* sums = all + u * results;
-        attend(u / chunks(), rows.first, rows.last, chunk, sums + rows.first * group_ * dv_,
-               sums + queries * dv_ + rows.first * group_ * kStatistics, false);
+        attend(here, rows.first, rows.last, sums + rows.first * group_ * dv_,
+               sums + queries * dv_ + rows.first * group_ * kStatistics, false,
+               u + 1 < units ? &next : nullptr);
       }
     });
     const size_t bytes = units * results * sizeof(float);
@@ -228,10 +239,13 @@ class Attention {
     float* sums = static_cast<float*>(scratch.results.get(result_floats(queries) * sizeof(float)));
     float* statistics = sums + queries * dv_;
     clear(queries, sums, statistics);
-    for (size_t c = first_chunk(first); c * kChunkPositions < start_ + last; c++) {
+    const size_t end = (start_ + last - 1) / kChunkPositions + 1;
+    for (size_t c = first_chunk(first); c < end; c++) {
       const RowRange rows = that_see(c, first, last);
       const size_t j = (rows.first - first) * group_;
-      attend(head, rows.first, rows.last, c, sums + j * dv_, statistics + j * kStatistics, true);
+      const Unit next = {head, c + 1};
+      attend({head, c}, rows.first, rows.last, sums + j * dv_, statistics + j * kStatistics, true,
+             c + 1 < end ? &next : nullptr);
     }
     write_out(head, first, last, sums, statistics);
   }

@@ -29,25 +29,20 @@ namespace {
 
 constexpr size_t kTileQueries = 6;
 constexpr size_t kPanelPositions = 64;  // their keys, or half of their values, stay in the L1 cache
-constexpr size_t kPrefetchBytes = 24576;  // ahead, in a stream of keys or values
-constexpr size_t kManyQueries = 16;       // from so many on, float16 is converted once
+constexpr size_t kManyQueries = 16;     // from so many on, float16 is converted once
 
-inline void prefetch_ahead(const void* p) {
-  prefetch(static_cast<const char*>(p) + kPrefetchBytes);
-}
-
-// What a tile of scores prefetches for each dimension.
+// What a tile prefetches for each vector of a stream, otherwise for each dimension.
 struct Ahead {
   const char* next;
   size_t step;  // bytes
 };
 
-// scores (R rows of kChunkPositions) = q . keys, for V blocks of positions; keys of a stream are
-// blocks of the cache, otherwise of a panel of pack_keys. A stream prefetches keys, and the values
-// of these positions, which are read next.
+// scores (R rows of kChunkPositions) = q . keys, for V blocks of positions, times their scales
+// unless these are null; keys of a stream are blocks of the cache, otherwise of a panel of
+// pack_keys.
 template <int R, int V, bool kStream, class Cell>
-RSR_TILE void score_tile(const float* const* queries, const Cell* keys, size_t d, Ahead ahead,
-                         float* scores) {
+RSR_TILE void score_tile(const float* const* queries, const Cell* keys, const float* scales,
+                         size_t d, Ahead ahead, float* scores) {
   Lanes sums[R][V];
   RSR_UNROLL
   for (int r = 0; r < R; r++) {
@@ -60,10 +55,7 @@ RSR_TILE void score_tile(const float* const* queries, const Cell* keys, size_t d
     for (int v = 0; v < V; v++) {
       const Cell* block =
           keys + (kStream ? (v * d + c) * kLanes : c * kPanelPositions + v * kLanes);
-      if (kStream) {
-        prefetch_ahead(block);
-        prefetch(ahead.next + (v * d + c) * ahead.step);
-      }
+      if (kStream) prefetch(ahead.next + (v * d + c) * ahead.step);
       k[v] = load(block);
     }
     if (!kStream) prefetch(ahead.next + c * ahead.step);
@@ -72,6 +64,13 @@ RSR_TILE void score_tile(const float* const* queries, const Cell* keys, size_t d
       const Lanes q = broadcast(queries[r][c]);
       RSR_UNROLL
       for (int v = 0; v < V; v++) sums[r][v] = fma(q, k[v], sums[r][v]);
+    }
+  }
+  if (scales) {
+    RSR_UNROLL
+    for (int r = 0; r < R; r++) {
+      RSR_UNROLL
+      for (int v = 0; v < V; v++) sums[r][v] = mul(sums[r][v], load(scales + v * kLanes));
     }
   }
   RSR_UNROLL
@@ -97,7 +96,7 @@ inline Lanes mixed(Lanes sum, const float* factors, const float* before) {
 // vectors of a value; from one value to the next are `stride` cells.
 template <int R, int V, bool kStream, class Cell>
 RSR_TILE void mix_tile(const float* weights, const Cell* values, size_t stride, size_t first,
-                       size_t last, const Mixed& to) {
+                       size_t last, const Cell* ahead, const Mixed& to) {
   Lanes s[R][V];
   RSR_UNROLL
   for (int r = 0; r < R; r++) {
@@ -115,9 +114,9 @@ RSR_TILE void mix_tile(const float* weights, const Cell* values, size_t stride, 
     Lanes x[V];
     RSR_UNROLL
     for (int v = 0; v < V; v++) {
-      const Cell* value = values + p * stride + v * kLanes;
-      if (kStream) prefetch_ahead(value);
-      x[v] = load(value);
+      const size_t at = p * stride + v * kLanes;
+      if (kStream) prefetch(reinterpret_cast<const char*>(ahead + at));
+      x[v] = load(values + at);
     }
     RSR_UNROLL
     for (int r = 0; r < R; r++) {
@@ -205,7 +204,9 @@ class ChunkAttention {
         scores_(scores),
         factors_(factors),
         dv_(whole_lanes(chunk.d)),
-        has_next_(visible_to_last() > kChunkPositions) {}
+        next_keys_(static_cast<const Cached*>(chunk.next_keys ? chunk.next_keys : chunk.keys)),
+        next_values_(
+            static_cast<const Cached*>(chunk.next_values ? chunk.next_values : chunk.values)) {}
 
   void run() const {
     const size_t least = hidden(0) / kPanelPositions * kPanelPositions;
@@ -233,8 +234,6 @@ class ChunkAttention {
   }
   size_t visible(size_t j) const { return min(chunk_.visible + j / chunk_.heads, kChunkPositions); }
 
-  size_t visible_to_last() const { return chunk_.visible + chunk_.rows - 1; }
-
   const float* query(size_t j) const {
     return chunk_.queries + j / chunk_.heads * chunk_.row_stride + j % chunk_.heads * chunk_.d;
   }
@@ -260,72 +259,65 @@ class ChunkAttention {
       const size_t p = panel + v * kLanes;
       with_queries(count, [&](auto tile) {
         score_tile<decltype(tile)::value, decltype(vectors)::value, kStream>(
-            rows, keys_ + (kStream ? p * chunk_.d : panel * chunk_.d + v * kLanes), chunk_.d,
-            ahead(j, panel, p), scores_ + j * kChunkPositions + p);
+            rows, keys_ + (kStream ? p * chunk_.d : panel * chunk_.d + v * kLanes),
+            kScaled ? chunk_.key_scales + p : nullptr, chunk_.d, ahead(j, panel, p),
+            scores_ + j * kChunkPositions + p);
       });
     });
   }
 
-  // A stream prefetches the values from position p on. Otherwise the tiles of a panel prefetch the
-  // keys of the next chunk together, and those of the other panels its values.
+  // A tile of a stream prefetches the keys of the same positions of the next chunk. Otherwise the
+  // tiles of a panel prefetch the keys of the next chunk together, and those of the other panels
+  // its values.
   Ahead ahead(size_t j, size_t panel, size_t p) const {
     if constexpr (kStream) {
-      return {reinterpret_cast<const char*>(values_ + p * dv_), kLanes * sizeof(Cell)};
+      return {reinterpret_cast<const char*>(next_keys_ + p * chunk_.d), kLanes * sizeof(Cell)};
     } else {
       const bool is_first = panel == 0;
-      const auto* cells = static_cast<const Cached*>(is_first ? chunk_.keys : chunk_.values);
-      if (!has_next_) return {reinterpret_cast<const char*>(cells), 0};
       const size_t bytes = kChunkPositions * (is_first ? chunk_.d : dv_) * sizeof(Cached);
       const size_t of_query = bytes / queries();
-      return {reinterpret_cast<const char*>(cells) + bytes + j * of_query,
+      return {reinterpret_cast<const char*>(is_first ? next_keys_ : next_values_) + j * of_query,
               of_query * kTileQueries / chunk_.d};
     }
   }
 
-  // The scores from position p on of a query that sees [begin, end).
-  Lanes seen(const float* scores, size_t begin, size_t end, size_t p) const {
-    Lanes x = load(scores + p);
-    if constexpr (kScaled) x = mul(x, load(chunk_.key_scales + p));
-    if (begin <= p && p + kLanes <= end) return x;
-    float all[kLanes];
-    store(all, x);
-    for (size_t i = 0; i < kLanes; i++)
-      if (p + i < begin || p + i >= end) all[i] = kUnseen;
-    return load(all);
-  }
-
-  // Scores of R queries become exp(score - maximum), times the scale of the value. Side by side,
+  // Scores become exp(score - maximum), times the scale of the value, for R queries side by side,
   // because each waits for its maximum. The maximum is finite: where all scores are -inf, the
   // weights are zero.
   template <int R>
   void weigh(size_t j) const {
     float* scores = scores_ + j * kChunkPositions;
-    size_t from[R], until[R];
+    const size_t begin = hidden(j) / kLanes * kLanes, end = whole_lanes(visible(j + R - 1));
+    for (size_t r = 0; r < R; r++) {
+      float* row = scores + r * kChunkPositions;
+      for (size_t p = begin; p < hidden(j + r); p++) row[p] = kUnseen;
+      for (size_t p = visible(j + r); p < end; p++) row[p] = kUnseen;
+    }
     Lanes most[R], total[R];
+    RSR_UNROLL
     for (int r = 0; r < R; r++) {
-      from[r] = hidden(j + r);
-      until[r] = visible(j + r);
       most[r] = broadcast(std::numeric_limits<float>::lowest());
       total[r] = broadcast(0.0f);
     }
-    const auto seen_by = [&](int r, size_t p) {
-      return seen(scores + r * kChunkPositions, from[r], until[r], p);
-    };
-    const size_t begin = from[0] / kLanes * kLanes, end = until[R - 1];
-    for (size_t p = begin; p < end; p += kLanes)
-      for (int r = 0; r < R; r++) most[r] = max(seen_by(r, p), most[r]);
+    for (size_t p = begin; p < end; p += kLanes) {
+      RSR_UNROLL
+      for (int r = 0; r < R; r++) most[r] = max(load(scores + r * kChunkPositions + p), most[r]);
+    }
     float maxima[R];
+    RSR_UNROLL
     for (int r = 0; r < R; r++) {
       maxima[r] = largest(most[r]);
       most[r] = broadcast(maxima[r]);
     }
-    for (size_t p = begin; p < end; p += kLanes)
+    for (size_t p = begin; p < end; p += kLanes) {
+      RSR_UNROLL
       for (int r = 0; r < R; r++) {
-        const Lanes weight = exp_of_negative(sub(seen_by(r, p), most[r]));
+        float* at = scores + r * kChunkPositions + p;
+        const Lanes weight = exp_of_negative(sub(load(at), most[r]));
         total[r] = add(total[r], weight);
-        store(scores + r * kChunkPositions + p,
-              kScaled ? mul(weight, load(chunk_.value_scales + p)) : weight);
+        store(at, kScaled ? mul(weight, load(chunk_.value_scales + p)) : weight);
       }
+    }
     for (int r = 0; r < R; r++) {
       float* all = chunk_.statistics + (j + r) * kStatistics;
       if (chunk_.combines) {
@@ -390,8 +382,10 @@ class ChunkAttention {
 
   template <int R, int V>
   void mix_some(size_t j, size_t first, size_t last, size_t column, const Mixed& to) const {
+    const Cell* ahead = nullptr;  // the same positions of the next chunk
+    if constexpr (kStream) ahead = next_values_ + column;
     mix_tile<R, V, kStream>(scores_ + j * kChunkPositions, block(column), block_stride<V>(), first,
-                            last, to);
+                            last, ahead, to);
   }
 
   const AttentionChunk& chunk_;
@@ -400,7 +394,8 @@ class ChunkAttention {
   float* scores_;
   float* factors_;
   size_t dv_;
-  bool has_next_;
+  const Cached* next_keys_;  // to be prefetched
+  const Cached* next_values_;
 };
 
 // Keys of whole blocks panel after panel, each (d, kPanelPositions).
