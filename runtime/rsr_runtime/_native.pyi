@@ -34,11 +34,11 @@ class Ranked:
         x: (in_features,) or, if most_dimensions is 2, (in_features, count). Returns None, not an error, for what is no aligned, C- or F-contiguous numpy.ndarray of float32 or int8 of these shapes.
         """
 
-    def linear(self, x: object, quantizing: bool) -> numpy.typing.NDArray[numpy.float32] | None:
+    def linear(self, x: object, activations: object) -> numpy.typing.NDArray[numpy.float32] | None:
         """
-        x @ W.T, as multiply_f32 or, if quantizing, multiply_quantizing, in one call.
+        x @ W.T, in one call that checks x and allocates: as multiply_f32 for activations 'float32', multiply_quantizing for 'int8', multiply_group_quantizing for 'int8-group'.
 
-        x: (..., in_features). Returns None, not an error, for what is no aligned, C-contiguous numpy.ndarray of float32 of this shape.
+        x: (..., in_features). Returns None, not an error, for what is no aligned, C-contiguous numpy.ndarray of float32 of this shape, and for other activations.
         """
 
     @property
@@ -274,6 +274,13 @@ def multiply_quantizing(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.f
     multiply_quantized of q and s as quantize_i8 makes them of x.
 
     x: (count, in_features). y: for each matrix (count, out_features), written. Raises ValueError for other shapes.
+    """
+
+def multiply_group_quantizing(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+    """
+    multiply_group_quantized of q and steps as quantize_groups_i8 makes them of x, by groups of step_columns.
+
+    x and y: as of multiply_quantizing.
     """
 
 def multiply_group_quantized(matrices: Sequence[Ranked], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], steps: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
