@@ -296,7 +296,7 @@ class Multiplication {
   // How many of the next vectors a batch kernel takes in one pass; 0 if another kernel is faster.
   template <class Kernel>
   size_t pass_of(const Kernel& batch, const X* x, size_t left) const {
-    if (batch.min_vectors == 0) return 0;
+    if (batch.min_vectors == 0 || a_.k > batch.max_k) return 0;
     size_t pass = std::min(batch.max_vectors, left);
     if (batch.takes)
       for (size_t i = 0; i < pass; i++)

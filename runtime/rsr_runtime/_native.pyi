@@ -549,7 +549,7 @@ class PrefetchDistances:
 class Threshold:
     """Vectors from which a batch kernel is used."""
 
-    def __init__(self, isa: str, slot: str, min_vectors: int) -> None: ...
+    def __init__(self, isa: str, slot: str, min_vectors: int, max_k: int = 5) -> None: ...
 
     @property
     def isa(self) -> str: ...
@@ -559,6 +559,9 @@ class Threshold:
 
     @property
     def min_vectors(self) -> int: ...
+
+    @property
+    def max_k(self) -> int: ...
 
 class Tuning:
     """Constants that depend on the processor (tuning.h)."""
@@ -594,12 +597,6 @@ class Tuning:
 
     @shifts.setter
     def shifts(self, arg: bool, /) -> None: ...
-
-    @property
-    def vnni_is_slower(self) -> bool: ...
-
-    @vnni_is_slower.setter
-    def vnni_is_slower(self, arg: bool, /) -> None: ...
 
     @property
     def dense_in_order(self) -> bool: ...
