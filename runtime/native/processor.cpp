@@ -34,7 +34,6 @@ const std::vector<Row>& table() {
         {
             {"avx2", "n4s1_f32.large_grouped_batch", kNever},
             {"avx2", "w16_f32.large_grouped_batch", kNever},
-            {"avx2", "n4s1_i8.large_grouped_batch", 11},
             {"avx512", "w16_i8.large_grouped_batch", kNever},
             {"avx512", "w16_f32.small_batch", kNever},
             {"avx512", "w16_f32.medium_batch", kNever},

@@ -74,7 +74,7 @@ struct Kernel {
   template <int R>
   static constexpr void (*kLookup[kSetVectors])(const Run&) = {lookup_set<R, 1>, lookup_set<R, 2>,
                                                                lookup_set<R, 3>, lookup_set<R, 4>};
-  static auto lookup(size_t rows, size_t width) {
+  static auto lookup(size_t rows, size_t width, bool) {
     return (rows == 128 ? kLookup<4> : rows == 64 ? kLookup<2> : kLookup<1>)[width - 1];
   }
 };
