@@ -368,10 +368,17 @@ struct GroupedUnits {
   static void lookup_group(const Group& group) {
     const uint8_t* unit = group.unit;
     const char* t = group.tables;
-    __m256i sums_i32x8[T][4];
-    for (size_t done = 0; done < group.blocks;) {
-      const UnitRun run(group.blocks - done, group.units_per_widen);
-      __m256i low_i16x16[T], high_i16x16[T];
+    __m256i low_i16x16[T], high_i16x16[T];
+    int32_t wide[T][kRows];  // sums so far, if an int16 sum does not take the group
+    // Eight int32 sums of vector i, from row 8 j on.
+    const auto eight = [&](int i, int j) {
+      const __m256i sixteen = j % 2 ? high_i16x16[i] : low_i16x16[i];
+      return _mm256_cvtepi16_epi32(j / 2 ? _mm256_extracti128_si256(sixteen, 1)
+                                         : _mm256_castsi256_si128(sixteen));
+    };
+    bool is_wide = false;
+    for (size_t left = group.blocks;;) {
+      const UnitRun run(left, group.units_per_widen);
       for (int i = 0; i < T; i++) low_i16x16[i] = high_i16x16[i] = _mm256_setzero_si256();
       const auto add = [&](auto blocks) {
         constexpr int kN = decltype(blocks)::value;
@@ -381,27 +388,26 @@ struct GroupedUnits {
       };
       for (size_t u = 0; u < run.units; u++) add(std::integral_constant<int, int{N4S1::kBlocks}>());
       with_blocks(run.short_blocks, add);
-      for (int i = 0; i < T; i++) {
-        const auto widen = [&](int at, __m256i sixteen, int half) {
-          const __m128i eight =
-              half ? _mm256_extracti128_si256(sixteen, 1) : _mm256_castsi256_si128(sixteen);
-          const __m256i wide = _mm256_cvtepi16_epi32(eight);
-          sums_i32x8[i][at] = done ? _mm256_add_epi32(sums_i32x8[i][at], wide) : wide;
-        };
-        widen(0, low_i16x16[i], 0);
-        widen(1, high_i16x16[i], 0);
-        widen(2, low_i16x16[i], 1);
-        widen(3, high_i16x16[i], 1);
-      }
-      done += run.blocks();
+      left -= run.blocks();
+      if (left == 0) break;
+      for (int i = 0; i < T; i++)
+        for (int j = 0; j < 4; j++) {
+          const __m256i sum = eight(i, j);
+          store(wide[i] + 8 * j, is_wide ? _mm256_add_epi32(sum, load(wide[i] + 8 * j)) : sum);
+        }
+      is_wide = true;
     }
     const size_t entry = group.is_half ? 2 : 4;
+#pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
       const __m256 scale = eight_scales(group.scales + 8 * j * entry, group.is_half);
+#pragma GCC unroll 4
       for (int i = 0; i < T; i++) {
+        __m256i sum = eight(i, j);
+        if (is_wide) sum = _mm256_add_epi32(sum, load(wide[i] + 8 * j));
         float* y = group.y + i * group.stride + 8 * j;
         const __m256 before = group.is_first ? _mm256_setzero_ps() : _mm256_loadu_ps(y);
-        _mm256_storeu_ps(y, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums_i32x8[i][j]),
+        _mm256_storeu_ps(y, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum),
                                             _mm256_mul_ps(scale, group.steps[i]), before));
       }
     }
@@ -451,7 +457,7 @@ struct GroupedUnits {
   }
 
   static constexpr GroupedBatchKernel<int8_t, int16_t> kBatch = {
-      3, 16, shared_bytes, per_thread_bytes, prepare, multiply, 1};
+      2, 16, shared_bytes, per_thread_bytes, prepare, multiply, 1};
 };
 
 }  // namespace
