@@ -226,7 +226,7 @@ def tune(
     matrix = fitting["avx2" if in_use == "avx2" else "avx512"]
     if in_use != "scalar":
         rsr.use_isa(in_use)
-        slots = [t.slot for t in _native.thresholds()]
+        slots = [t.slot for t in _native.thresholds() if t.max_k >= matrix.k]
         for dtype, short in (("int8", "i8"), ("float32", "f32")):
             limit = NEVER
             for size in ("large", "medium", "small"):
