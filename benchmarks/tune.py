@@ -221,24 +221,12 @@ def tune(
         distances = [c for c in prefetch_candidates() if isa in c]
         tuner.choose("prefetch, memory", isa, distances, memory)
     in_use = info["isa"]
-    if "avx512vnni" in supported:
-        multiply = batch(fitting["avx512"], "int8", rng)(64)
-        times = {}
-        for isa in ("avx512", "avx512vnni"):
-            rsr.use_isa(isa)
-            times[isa] = float(np.min(time_in_turns({isa: multiply}, 0.2, ROUNDS)[isa]))
-        ratio = times["avx512vnni"] / times["avx512"]
-        slower = ratio > 1
-        tuner.best = changed(tuner.best, {"vnni_is_slower": slower})
-        found = f"vnni_is_slower {str(slower).lower()}"
-        row = {"measured": "64 vectors", "isa": "avx512vnni", "candidate": found}
-        tuner.rows.append({**row, "time": ratio, "chosen": True})
     orders = [{"dense_in_order": value} for value in (False, True)]
     tuner.choose("output head", in_use, orders, [head(head_shape, rng)])
     matrix = fitting["avx2" if in_use == "avx2" else "avx512"]
     if in_use != "scalar":
         rsr.use_isa(in_use)
-        slots = [t.slot for t in _native.thresholds()]
+        slots = [t.slot for t in _native.thresholds() if t.max_k >= matrix.k]
         for dtype, short in (("int8", "i8"), ("float32", "f32")):
             limit = NEVER
             for size in ("large", "medium", "small"):
@@ -256,10 +244,12 @@ def cpp_row(tuning: Tuning) -> str:
     def distances(d: _native.PrefetchDistances) -> str:
         return f"{{{d.l2}, {d.l1}}}"
 
-    flags = ("tables_in_registers", "shifts", "vnni_is_slower", "dense_in_order")
+    flags = ("tables_in_registers", "shifts", "dense_in_order")
     constants = [distances(tuning.avx2), distances(tuning.avx512)]
     constants += [str(getattr(tuning, flag)).lower() for flag in flags]
-    thresholds = [f'{{"{t.isa}", "{t.slot}", {t.min_vectors}}}' for t in tuning.thresholds]
+    thresholds = [
+        f'{{"{t.isa}", "{t.slot}", {t.min_vectors}, {t.max_k}}}' for t in tuning.thresholds
+    ]
     return (
         f'{{{{"{vendor}", {family}, {family}}},\n'
         f' {{{{{", ".join(constants)}}}, "{vendor} {family}", {{{", ".join(thresholds)}}}}}}},'

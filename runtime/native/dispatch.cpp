@@ -113,10 +113,6 @@ bool has_dotprod() { return false; }
 #endif
 
 bool always() { return true; }
-bool never() { return false; }
-#if defined(RSR_X86)
-bool vnni_is_slower() { return tuning.vnni_is_slower; }
-#endif
 
 // Plain C++ first, then what each instruction set does better, up to `isa`.
 void fill_table(KernelTable& table, [[maybe_unused]] Isa isa) {
@@ -190,8 +186,7 @@ struct IsaEntry {
   const char* name;
   Isa isa;
   bool (*supported)();
-  bool (*is_slower)() = never;  // than the set before it, on this processor
-  bool (*enable)() = always;    // asks the system for it
+  bool (*enable)() = always;  // asks the system for it
 };
 
 // Plainest first.
@@ -200,9 +195,9 @@ constexpr IsaEntry kIsas[] = {
 #if defined(RSR_X86)
     {"avx2", Isa::avx2, has_avx2},
     {"avx512", Isa::avx512, has_avx512},
-    {"avx512vnni", Isa::avx512vnni, has_avx512vnni, vnni_is_slower},
+    {"avx512vnni", Isa::avx512vnni, has_avx512vnni},
 #if defined(RSR_AMX)
-    {"amx", Isa::amx, has_amx, never, request_tiles},
+    {"amx", Isa::amx, has_amx, request_tiles},
 #endif
 #elif defined(RSR_ARM64)
     {"neon", Isa::neon, always},
@@ -214,15 +209,15 @@ constexpr IsaEntry kIsas[] = {
 };
 constexpr int kIsaCount = sizeof(kIsas) / sizeof(kIsas[0]);
 
-// Calls body(name, threshold) for each batch kernel of a table.
+// Calls body(name, kernel) for each batch kernel of a table.
 template <class Body>
-void for_each_threshold(KernelTable& table, const Body& body) {
+void for_each_batch(KernelTable& table, const Body& body) {
   const auto each = [&](const std::string& name, auto& kernels) {
-    body(name + ".small_batch", kernels.small_batch.min_vectors);
-    body(name + ".medium_batch", kernels.medium_batch.min_vectors);
-    body(name + ".large_batch", kernels.large_batch.min_vectors);
-    body(name + ".small_grouped_batch", kernels.small_grouped_batch.min_vectors);
-    body(name + ".large_grouped_batch", kernels.large_grouped_batch.min_vectors);
+    body(name + ".small_batch", kernels.small_batch);
+    body(name + ".medium_batch", kernels.medium_batch);
+    body(name + ".large_batch", kernels.large_batch);
+    body(name + ".small_grouped_batch", kernels.small_grouped_batch);
+    body(name + ".large_grouped_batch", kernels.large_grouped_batch);
   };
   each("w16_i8", table.w16_i8);
   each("w16_f32", table.w16_f32);
@@ -232,13 +227,12 @@ void for_each_threshold(KernelTable& table, const Body& body) {
 
 struct Tables {
   KernelTable table[kIsaCount] = {};
-  int supported = 0, best = 0;
+  int supported = 0;
   TuningRow row = tuning_row(this_processor());
 
   Tables() {
     tuning = row;
-    for (; supported < kIsaCount && kIsas[supported].supported(); supported++)
-      if (!kIsas[supported].is_slower()) best = supported;
+    while (supported < kIsaCount && kIsas[supported].supported()) supported++;
     fill();
   }
 
@@ -251,8 +245,10 @@ struct Tables {
       table[i].dense.large_in_order = tuning.dense_in_order;
       for (const Threshold& t : row.thresholds)
         if (t.isa == table[i].isa)
-          for_each_threshold(table[i], [&](const std::string& slot, size_t& min_vectors) {
-            if (slot == t.slot && min_vectors != 0) min_vectors = t.min_vectors;
+          for_each_batch(table[i], [&](const std::string& slot, auto& batch) {
+            if (slot != t.slot || batch.min_vectors == 0) return;
+            batch.min_vectors = t.min_vectors;
+            batch.max_k = t.max_k;
           });
     }
   }
@@ -266,7 +262,7 @@ Tables& tables() {
 std::atomic<const KernelTable*> chosen{nullptr};
 
 const KernelTable& best_granted() {
-  int i = tables().best;
+  int i = tables().supported - 1;
   while (!kIsas[i].enable()) i--;  // scalar always succeeds
   return tables().table[i];
 }
@@ -288,10 +284,8 @@ std::vector<std::string> compiled_isas() {
 }
 
 std::vector<std::string> supported_isas() {
-  const Tables& all = tables();
-  std::vector<std::string> names = {kIsas[all.best].name};
-  for (int i = all.supported; i-- > 0;)
-    if (i != all.best) names.push_back(kIsas[i].name);
+  std::vector<std::string> names;
+  for (int i = tables().supported; i-- > 0;) names.push_back(kIsas[i].name);
   return names;
 }
 
@@ -330,8 +324,8 @@ void use_tuning(const TuningRow& row) {
 std::vector<Threshold> thresholds() {
   std::vector<Threshold> found;
   KernelTable table = kernels();
-  for_each_threshold(table, [&](const std::string& slot, size_t min_vectors) {
-    if (min_vectors != 0) found.push_back({table.isa, slot, min_vectors});
+  for_each_batch(table, [&](const std::string& slot, const auto& batch) {
+    if (batch.min_vectors != 0) found.push_back({table.isa, slot, batch.min_vectors, batch.max_k});
   });
   return found;
 }

@@ -19,18 +19,36 @@ struct Row {
   TuningRow tuning;
 };
 
+constexpr size_t kNever = size_t(1) << 30;  // vectors
+
 // Sources: docs/lab-notes.md, "Constants by processor".
 const std::vector<Row>& table() {
   static const std::vector<Row> rows = {
       // Zen 3 and 4; Zen 3 is assumed to be like Zen 4. Shifts share a port with vpermw. Tables in
-      // registers are faster from cache, but leave DRAM idle for longer. A 512-bit dot product
-      // takes two cycles.
+      // registers are faster from cache, but leave DRAM idle for longer. A 512-bit dot product of
+      // 64 inputs takes a cycle, as does a lookup of 32 blocks; so does a load of a table in L1,
+      // which has 32 KiB.
       {{"AuthenticAMD", 0x19, 0x19},
-       {{{8192, 0}, {12288, 1024}, false, false, true, true}, "zen3-4", {}}},
+       {{{8192, 0}, {12288, 1024}, false, false, true},
+        "zen3-4",
+        {
+            {"avx2", "n4s1_f32.large_grouped_batch", kNever},
+            {"avx2", "w16_f32.large_grouped_batch", kNever},
+            {"avx512", "w16_i8.large_grouped_batch", kNever},
+            {"avx512", "w16_f32.small_batch", kNever},
+            {"avx512", "w16_f32.medium_batch", kNever},
+            {"avx512", "w16_f32.small_grouped_batch", kNever},
+            {"avx512", "w16_f32.large_grouped_batch", kNever},
+            {"avx512vnni", "w16_i8.medium_batch", 8, 2},
+            {"avx512vnni", "w16_i8.large_grouped_batch", 8, 2},
+            {"avx512vnni", "w16_f32.small_batch", kNever},
+            {"avx512vnni", "w16_f32.medium_batch", kNever},
+            {"avx512vnni", "w16_f32.small_grouped_batch", kNever},
+            {"avx512vnni", "w16_f32.large_grouped_batch", kNever},
+        }}},
       // Sapphire Rapids class. Shifts run on port 0, lookups on port 5.
-      {{"GenuineIntel", 6, 19},
-       {{{4096, 1024}, {4096, 1024}, true, true, false, false}, "intel", {}}},
-      {{"", 0, ~0u}, {{{8192, 0}, {12288, 1024}, false, false, false, false}, "default", {}}},
+      {{"GenuineIntel", 6, 19}, {{{4096, 1024}, {4096, 1024}, true, true, false}, "intel", {}}},
+      {{"", 0, ~0u}, {{{8192, 0}, {12288, 1024}, false, false, false}, "default", {}}},
   };
   return rows;
 }

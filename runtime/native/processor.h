@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "packing.h"
 #include "tuning.h"
 
 namespace rsr {
@@ -14,11 +15,13 @@ struct Processor {
 };
 Processor this_processor();
 
-// A batch kernel runs from so many vectors on, instead of its own number.
+// A batch kernel runs from so many vectors on, instead of its own number, and for column blocks of
+// at most max_k inputs: lookups take time by blocks, dot products by inputs.
 struct Threshold {
   std::string isa;   // "amx", ...
   std::string slot;  // of the kernel table: "w16_i8.large_batch", ...
   size_t min_vectors;
+  int max_k = kMaxK;
 };
 
 struct TuningRow : Tuning {

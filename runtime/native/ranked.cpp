@@ -36,15 +36,15 @@ const PackingShape& shape_of(Packing packing) {
   return packing == Packing::w16 ? kShape<W16> : kShape<N4S1>;
 }
 
-// Scratch of a thread. `input`, `rows`, `divisors` and `shared` serve products that the thread
+// Scratch of a thread. `input`, `rows`, `factors` and `shared` serve products that the thread
 // starts, the others its share of any product. The caller's is trimmed when its product ends, a
 // worker's when it next asks for memory.
 struct Scratch {
-  Buffer input, rows, divisors, shared, outputs, scales, per_thread;
+  Buffer input, rows, factors, shared, outputs, scales, per_thread;
   uint64_t tables_of = 0;  // the product whose tables `per_thread` holds
 
   void trim() {
-    for (Buffer* b : {&input, &rows, &divisors, &shared, &outputs, &scales, &per_thread}) b->trim();
+    for (Buffer* b : {&input, &rows, &factors, &shared, &outputs, &scales, &per_thread}) b->trim();
     tables_of = 0;
   }
 };
@@ -135,12 +135,13 @@ class Multiplication {
     });
   }
 
-  // x is quantized first. X: int8_t.
-  void run_quantizing(const float* x, size_t count) {
-    float* divisors = static_cast<float*>(scratch.divisors.get(count * sizeof(float)));
-    divisors_ = divisors;
+  // x is quantized first, by groups of `group_columns` columns unless it is 0. X: int8_t.
+  void run_quantizing(const float* x, size_t count, size_t group_columns) {
+    const size_t each = group_columns ? divide_up(a_.columns, group_columns) : 1;
+    float* factors = static_cast<float*>(scratch.factors.get(count * each * sizeof(float)));
+    (group_columns ? steps_ : divisors_) = factors;
     multiply(count, [&](size_t first, size_t pass) {
-      return quantized(x + first * a_.columns, pass, divisors + first);
+      return quantized(x + first * a_.columns, pass, group_columns, each, factors + first * each);
     });
   }
 
@@ -227,8 +228,10 @@ class Multiplication {
     return in_order ? rows : padded(rows, count);
   }
 
-  // The same of x (count, columns), quantized; the divisors are written.
-  const X* quantized(const float* x, size_t count, float* divisors) const {
+  // The same of x (count, columns), quantized; the factors, `each` of a vector, are written: its
+  // divisor, or the steps of its groups.
+  const X* quantized(const float* x, size_t count, size_t group_columns, size_t each,
+                     float* factors) const {
     X* const copy = room_for_inputs(count);
     const auto kernel = rsr::kernels().decoder.normalize;  // with nothing to add it only reads x
     const size_t columns = a_.columns;
@@ -239,7 +242,7 @@ class Multiplication {
         X* const to = copy + i * inputs_;
         X* const q = in_order ? to : static_cast<X*>(scratch.per_thread.get(columns));
         kernel(const_cast<float*>(x) + i * columns, nullptr,
-               {columns, nullptr, 0.0f, nullptr, q, divisors + i});
+               {columns, nullptr, 0.0f, nullptr, q, factors + i * each, group_columns});
         if (in_order)
           std::fill(to + columns, to + inputs_, X(0));
         else
@@ -293,7 +296,7 @@ class Multiplication {
   // How many of the next vectors a batch kernel takes in one pass; 0 if another kernel is faster.
   template <class Kernel>
   size_t pass_of(const Kernel& batch, const X* x, size_t left) const {
-    if (batch.min_vectors == 0) return 0;
+    if (batch.min_vectors == 0 || a_.k > batch.max_k) return 0;
     size_t pass = std::min(batch.max_vectors, left);
     if (batch.takes)
       for (size_t i = 0; i < pass; i++)
@@ -603,7 +606,7 @@ void multiply_quantized(const RankedProduct<float>* products, size_t size, const
 void multiply_quantizing(const RankedProduct<float>* products, size_t size, const float* x,
                          size_t count) {
   Multiplication<int8_t, int16_t, int32_t, float>(kernels_i8(*products[0].index), products, size)
-      .run_quantizing(x, count);
+      .run_quantizing(x, count, 0);
 }
 
 void multiply_group_quantized(const RankedProduct<float>* products, size_t size, const int8_t* x,
@@ -612,6 +615,14 @@ void multiply_group_quantized(const RankedProduct<float>* products, size_t size,
     return multiply_step_groups(products, size, x, steps, count);
   Multiplication<int8_t, int16_t, int32_t, float>(kernels_i8(*products[0].index), products, size)
       .run(x, count, {}, nullptr, steps);
+}
+
+void multiply_group_quantizing(const RankedProduct<float>* products, size_t size, const float* x,
+                               size_t count) {
+  const RankedIndex& a = *products[0].index;
+  if (a.groups.columns == 0) return multiply_step_groups(products, size, x, count);
+  Multiplication<int8_t, int16_t, int32_t, float>(kernels_i8(a), products, size)
+      .run_quantizing(x, count, a.groups.columns);
 }
 
 void multiply_each_f32(const RankedProduct<float>* products, size_t size, const float* x) {

@@ -76,6 +76,10 @@ void multiply_quantizing(const RankedProduct<float>* products, size_t size, cons
 // Without groups of scales see step_groups.h.
 void multiply_group_quantized(const RankedProduct<float>* products, size_t size, const int8_t* x,
                               const float* steps, size_t count);
+// The same of the int8 vectors and steps that quantize_groups_i8 (decoder/activations.h) makes of x
+// by groups of step_columns().
+void multiply_group_quantizing(const RankedProduct<float>* products, size_t size, const float* x,
+                               size_t count);
 
 // The same of products that each have one vector of their own: y[j] = W[j] x[j], x (size, columns),
 // divisors (size), steps (size, step_count). The indices have the same kind of input

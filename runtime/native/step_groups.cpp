@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "buffer.h"
+#include "decoder/activations.h"
 #include "dispatch.h"
 #include "parallel.h"
 
@@ -20,7 +21,7 @@ namespace {
 
 constexpr size_t kManyVectors = 4;  // from here on float32 kernels are as fast
 
-thread_local Buffer dequantized_inputs;
+thread_local Buffer quantized_inputs, input_steps, dequantized_inputs;
 thread_local Buffer tables;           // of one vector, all groups
 thread_local uint64_t tables_of = 0;  // the product whose tables they are
 std::atomic<uint64_t> products_begun{0};
@@ -164,6 +165,17 @@ void multiply_step_groups(const RankedProduct<float>* products, size_t size, con
   } else {
     multiply_few<N4S1>(kernels().n4s1_i8, products, size, x, steps, count);
   }
+}
+
+void multiply_step_groups(const RankedProduct<float>* products, size_t size, const float* x,
+                          size_t count) {
+  const RankedIndex& a = *products[0].index;
+  int8_t* const q = static_cast<int8_t*>(quantized_inputs.get(count * a.columns));
+  float* const steps = static_cast<float*>(input_steps.get(count * a.step_count() * sizeof(float)));
+  quantize_groups_i8(x, count, a.columns, kStepColumns, q, steps);
+  multiply_step_groups(products, size, q, steps, count);
+  quantized_inputs.trim();
+  input_steps.trim();
 }
 
 }  // namespace rsr

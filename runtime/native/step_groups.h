@@ -11,5 +11,8 @@ namespace rsr {
 // |error| <= n 2^-24 |scale| sum|x * step|, n = columns + 2, at least 5.
 void multiply_step_groups(const RankedProduct<float>* products, size_t size, const int8_t* x,
                           const float* steps, size_t count);
+// x is quantized first.
+void multiply_step_groups(const RankedProduct<float>* products, size_t size, const float* x,
+                          size_t count);
 
 }  // namespace rsr

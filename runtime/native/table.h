@@ -138,6 +138,7 @@ struct BatchKernel {
   bool (*takes)(const X* x, size_t n) = nullptr;
   // A pass of more vectors than this is a multiple of it: part of a set takes as long as a whole.
   size_t set = 1;
+  int max_k = kMaxK;  // wider column blocks are left to another kernel
 };
 
 // Several vectors at once, times an index with scales of groups of columns.
@@ -158,6 +159,7 @@ struct GroupedBatchKernel {
   bool (*takes)(const X* x, size_t n) = nullptr;
   size_t min_group_inputs = 0;  // groups with fewer inputs are left to another kernel
   size_t set = 1;
+  int max_k = kMaxK;
 };
 
 // Encoding ranked in one packing, for one type of inputs.

@@ -19,8 +19,6 @@ struct Tuning {
   // Ranks are moved by shift instructions (packing w16, AVX-512); otherwise by multiplications, for
   // processors whose shifts share a port with lookups.
   bool shifts;
-  // vpdpbusd is slower than lookups: avx512vnni runs on request only.
-  bool vnni_is_slower;
   // One vector times a large dense matrix: row after row, not several rows side by side.
   bool dense_in_order;
 };

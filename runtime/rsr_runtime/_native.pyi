@@ -34,11 +34,11 @@ class Ranked:
         x: (in_features,) or, if most_dimensions is 2, (in_features, count). Returns None, not an error, for what is no aligned, C- or F-contiguous numpy.ndarray of float32 or int8 of these shapes.
         """
 
-    def linear(self, x: object, quantizing: bool) -> numpy.typing.NDArray[numpy.float32] | None:
+    def linear(self, x: object, activations: object) -> numpy.typing.NDArray[numpy.float32] | None:
         """
-        x @ W.T, as multiply_f32 or, if quantizing, multiply_quantizing, in one call.
+        x @ W.T, in one call that checks x and allocates: as multiply_f32 for activations 'float32', multiply_quantizing for 'int8', multiply_group_quantizing for 'int8-group'.
 
-        x: (..., in_features). Returns None, not an error, for what is no aligned, C-contiguous numpy.ndarray of float32 of this shape.
+        x: (..., in_features). Returns None, not an error, for what is no aligned, C-contiguous numpy.ndarray of float32 of this shape, and for other activations.
         """
 
     @property
@@ -274,6 +274,13 @@ def multiply_quantizing(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.f
     multiply_quantized of q and s as quantize_i8 makes them of x.
 
     x: (count, in_features). y: for each matrix (count, out_features), written. Raises ValueError for other shapes.
+    """
+
+def multiply_group_quantizing(matrices: Sequence[Ranked], x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
+    """
+    multiply_group_quantized of q and steps as quantize_groups_i8 makes them of x, by groups of step_columns.
+
+    x and y: as of multiply_quantizing.
     """
 
 def multiply_group_quantized(matrices: Sequence[Ranked], q: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], steps: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], y: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]]) -> None:
@@ -542,7 +549,7 @@ class PrefetchDistances:
 class Threshold:
     """Vectors from which a batch kernel is used."""
 
-    def __init__(self, isa: str, slot: str, min_vectors: int) -> None: ...
+    def __init__(self, isa: str, slot: str, min_vectors: int, max_k: int = 5) -> None: ...
 
     @property
     def isa(self) -> str: ...
@@ -552,6 +559,9 @@ class Threshold:
 
     @property
     def min_vectors(self) -> int: ...
+
+    @property
+    def max_k(self) -> int: ...
 
 class Tuning:
     """Constants that depend on the processor (tuning.h)."""
@@ -587,12 +597,6 @@ class Tuning:
 
     @shifts.setter
     def shifts(self, arg: bool, /) -> None: ...
-
-    @property
-    def vnni_is_slower(self) -> bool: ...
-
-    @vnni_is_slower.setter
-    def vnni_is_slower(self, arg: bool, /) -> None: ...
 
     @property
     def dense_in_order(self) -> bool: ...

@@ -41,7 +41,7 @@ from .products import (
     Index,
     multiply,
     multiply_columns,
-    multiply_group_quantized,
+    multiply_group_quantizing,
     multiply_quantizing,
     native_index,
     share_tables,
@@ -389,8 +389,8 @@ class Matrix:
             OptionError: `activations` has another value.
             ClosedError: the model was closed.
         """
-        if activations in ("float32", "int8") and not self._is_closed():
-            y = self.index.linear(x, activations == "int8")
+        if not self._is_closed():
+            y = self.index.linear(x, activations)
             if y is not None:
                 return y
         return linear_all([self], x, activations)[0]
@@ -583,8 +583,7 @@ def linear_all(
     Args:
         matrices: at least one, all with the same in_features.
         x: (..., in_features), float32.
-        activations: "float32", "int8" or "int8-group", see `Matrix.linear`; x is quantized once,
-            by groups once for each size of groups.
+        activations: "float32", "int8" or "int8-group", see `Matrix.linear`.
 
     Returns:
         (..., out_features) for each matrix, float32, scale applied.
@@ -611,7 +610,7 @@ def linear_all(
     elif activations == "int8":
         multiply_quantizing(groups, rows, outputs)
     else:
-        multiply_group_quantized(groups, rows, outputs)
+        multiply_group_quantizing(groups, rows, outputs)
     return [y.reshape(*x.shape[:-1], w.shape[0]) for w, y in zip(matrices, outputs, strict=True)]
 
 

@@ -52,7 +52,7 @@ class PermutedIndex:
     def times(self, x: object, most_dimensions: int) -> None:
         """Return None: `_native.Ranked` has products in one call, a permuted index has none."""
 
-    def linear(self, x: object, quantizing: bool) -> None:
+    def linear(self, x: object, activations: object) -> None:
         """Return None, as `times`."""
 
     def multiply_quantized(self, q: Int8Array, s: FloatArray, y: FloatArray) -> None:
@@ -63,7 +63,7 @@ class PermutedIndex:
             y[:] = sums.astype(np.float32) * self._scale / s
 
     def multiply_group_quantized(self, q: Int8Array, steps: FloatArray, y: FloatArray) -> None:
-        """Compute y[i] = W (q[i] * steps[i]); see `multiply_group_quantized`."""
+        """Compute y[i] = W (q[i] * steps[i]), as `Matrix.linear` defines it."""
         steps = np.repeat(steps, self.step_columns, axis=1)[:, : q.shape[1]]
         with np.errstate(over="ignore"):
             self.multiply(q * steps, y)
@@ -213,7 +213,7 @@ def multiply_quantizing(groups: Groups, x: FloatArray, outputs: Sequence[FloatAr
             _native.multiply_quantizing(group, x, [outputs[j] for j in members])
 
 
-def multiply_group_quantized(groups: Groups, x: FloatArray, outputs: Sequence[FloatArray]) -> None:
+def multiply_group_quantizing(groups: Groups, x: FloatArray, outputs: Sequence[FloatArray]) -> None:
     """Compute outputs[j][i] = W[j] x[i], x quantized by groups as `Matrix.linear` defines it.
 
     Args:
@@ -221,13 +221,9 @@ def multiply_group_quantized(groups: Groups, x: FloatArray, outputs: Sequence[Fl
         x: float32 (b, in_features).
         outputs: float32 (b, out_features) each.
     """
-    quantized: dict[int, tuple[Int8Array, FloatArray]] = {}  # by the columns of a group
     for group, members in groups:
-        columns = (group if isinstance(group, PermutedIndex) else group[0]).step_columns
-        if columns not in quantized:
-            quantized[columns] = quantize_groups_int8(x, columns)
         if isinstance(group, PermutedIndex):
-            group.multiply_group_quantized(*quantized[columns], outputs[members[0]])
+            quantized = quantize_groups_int8(x, group.step_columns)
+            group.multiply_group_quantized(*quantized, outputs[members[0]])
         else:
-            y = [outputs[j] for j in members]
-            _native.multiply_group_quantized(group, *quantized[columns], y)
+            _native.multiply_group_quantizing(group, x, [outputs[j] for j in members])

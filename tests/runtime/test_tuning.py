@@ -53,6 +53,7 @@ def test_rows_are_well_formed() -> None:
             assert threshold.isa in rsr.cpu_info()["compiled_isas"], row.name
             assert threshold.slot in SLOTS, row.name
             assert threshold.min_vectors > 0, row.name
+            assert 1 <= threshold.max_k <= 5, row.name
 
 
 @pytest.mark.parametrize(
@@ -105,9 +106,9 @@ def test_no_candidate_changes_a_bit(
 def test_a_threshold_decides_which_kernel_runs(tuning: Any) -> None:
     for threshold in _native.thresholds():
         other = _native.Tuning(tuning)
-        moved = _native.Threshold(threshold.isa, threshold.slot, threshold.min_vectors + 3)
+        moved = _native.Threshold(threshold.isa, threshold.slot, threshold.min_vectors + 3, 1)
         other.thresholds = [*other.thresholds, moved]
         _native.use_tuning(other)
-        now = {t.slot: t.min_vectors for t in _native.thresholds()}
-        assert now[threshold.slot] == threshold.min_vectors + 3
+        now = {t.slot: (t.min_vectors, t.max_k) for t in _native.thresholds()}
+        assert now[threshold.slot] == (threshold.min_vectors + 3, 1)
         _native.use_tuning(tuning)

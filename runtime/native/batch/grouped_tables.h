@@ -467,6 +467,8 @@ struct GroupedFloatTableProduct {
                 add_unit<N4S1::kBlocks>(a, tile.scales, unit, ends, rows, tables);
               else if (unit.blocks == 3)  // groups of 32 and 128 columns
                 add_unit<3>(a, tile.scales, unit, ends, rows, tables);
+              else if (unit.blocks == 6)  // of 64 and 256
+                add_unit<6>(a, tile.scales, unit, ends, rows, tables);
               else
                 add_unit<0>(a, tile.scales, unit, ends, rows, tables);
             });

@@ -34,7 +34,8 @@ struct Run {
 // A Kernel defines Packing; kRowBytes, from one row to the next; kTableBytes, from the tables of
 // one vector of a set to those of the next; kColumnTableBytes, all tables of a column and vector;
 // build_tables(x, patterns, k, columns, vectors of the set, tables); rows_at_once(rows left in the
-// strip, vectors); and lookup(rows at once, vectors), which returns a function of a Run.
+// strip, vectors); and lookup(rows at once, vectors, has_few_patterns), which returns a function of
+// a Run.
 template <class Kernel>
 struct SmallBatch {
   using Packing = typename Kernel::Packing;
@@ -86,8 +87,9 @@ struct SmallBatch {
                                    : below < bottom      ? column_at(below, c)
                                    : c + run < a.columns ? column_at(top, c + run)
                                                          : column;
-            Kernel::lookup(step, width)({column, ahead, height_at(r), run, t, c == 0,
-                                         y + begin * stride + (r - a.first), stride});
+            Kernel::lookup(step, width,
+                           a.has_few_patterns)({column, ahead, height_at(r), run, t, c == 0,
+                                                y + begin * stride + (r - a.first), stride});
           }
         }
       }

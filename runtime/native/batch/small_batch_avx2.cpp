@@ -27,6 +27,7 @@ inline void add_now(__m256i& sum, __m256i v) {
 // Bound: |sum| <= 384 makes |l| <= 12, |h| <= 15, eight of them <= 120; bytes may wrap on the way.
 struct N4S1Digits : N4S1 {
   using Packing = N4S1;
+  using Few = N4S1Digits;                 // which has no others
   static constexpr size_t kRowBytes = 1;  // from one row to the next, within a vector
   static constexpr size_t kColumns = 1, kTableBytes = 32;
   static constexpr int kBase = 25;
@@ -43,7 +44,10 @@ struct N4S1Digits : N4S1 {
 
   // The initial value of both digits: the number of negative blocks.
   static __m256i start(const uint8_t* unit, size_t height) {
-    const __m256i low = _mm256_set1_epi8(15), signs = load(unit + kSignVector * height);
+    return negatives(load(unit + kSignVector * height));
+  }
+  static __m256i negatives(__m256i signs) {
+    const __m256i low = _mm256_set1_epi8(15);
     const __m256i ones = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
                                           0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
     return _mm256_add_epi8(
@@ -70,11 +74,13 @@ struct N4S1Digits : N4S1 {
   }
 };
 
-// Ranks of any patterns: entries 0-15 and 16-31 take one lookup each; the one that does not apply
-// yields zero (vector/w16_avx2.cpp).
+// Entries 0-15 and 16-31 take one lookup each; the one that does not apply yields zero
+// (vector/w16_avx2.cpp). Of up to kFewPatterns patterns only the former has entries.
 // Bound: |sum| <= 128 kMaxK = 640 makes |l| <= 20, |h| <= 16, six of them <= 120.
+template <bool HasFewPatterns>
 struct W16Digits : W16 {
   using Packing = W16;
+  using Few = W16Digits<true>;
   static constexpr size_t kRowBytes = 2, kColumns = 2, kTableBytes = 64;
   static constexpr int kBase = 41;
   static constexpr bool kRowsInOrder = true;
@@ -109,6 +115,7 @@ struct W16Digits : W16 {
   }
 
   static __m256i digits(const Indices& i, const char* t) {
+    if (HasFewPatterns) return _mm256_shuffle_epi8(load_twice(t), i.lower);
     return _mm256_or_si256(_mm256_shuffle_epi8(load_twice(t), i.lower),
                            _mm256_shuffle_epi8(load_twice(t + 32), i.upper));
   }
@@ -173,10 +180,13 @@ struct Kernel : Digits {
       Digits::build_table(x, patterns, k, t);
   }
   static size_t rows_at_once(size_t, size_t) { return 32; }
-  static auto lookup(size_t, size_t width) {
-    constexpr void (*kLookup[kSetVectors])(const Run&) = {
-        lookup_set<Digits, 1>, lookup_set<Digits, 2>, lookup_set<Digits, 3>, lookup_set<Digits, 4>};
-    return kLookup[width - 1];
+  static auto lookup(size_t, size_t width, bool has_few_patterns) {
+    using Few = typename Digits::Few;
+    constexpr void (*kLookup[2][kSetVectors])(const Run&) = {
+        {lookup_set<Digits, 1>, lookup_set<Digits, 2>, lookup_set<Digits, 3>,
+         lookup_set<Digits, 4>},
+        {lookup_set<Few, 1>, lookup_set<Few, 2>, lookup_set<Few, 3>, lookup_set<Few, 4>}};
+    return kLookup[has_few_patterns][width - 1];
   }
 };
 
@@ -187,7 +197,7 @@ struct Kernel : Digits {
 // Per group, 32 rows and vector: 4 each of vcvtdq2ps, vmulps and vfmadd, and their loads and
 // stores. Bound: a run takes columns_per_widen columns.
 struct GroupedSmallBatch {
-  using Lookups = Kernel<W16Digits>;
+  using Lookups = Kernel<W16Digits<false>>;
   static constexpr size_t kRows = 32;
 
   // Word columns of a group.
@@ -277,9 +287,172 @@ struct GroupedSmallBatch {
     for (size_t done = 0, run; done < columns; done += run) {
       run = min(columns - done, a.columns_per_widen);
       const size_t at = done * height * W16::kCellBytes;
-      Lookups::lookup(kRows, width)({column + at, ahead + at, height, run,
-                                     tables + done * width * Lookups::kColumnTableBytes, done == 0,
-                                     sums, kRows});
+      Lookups::lookup(kRows, width, a.has_few_patterns)(
+          {column + at, ahead + at, height, run, tables + done * width * Lookups::kColumnTableBytes,
+           done == 0, sums, kRows});
+    }
+  }
+
+  static constexpr GroupedBatchKernel<int8_t, int16_t> kBatch = {
+      2, 16, shared_bytes, per_thread_bytes, prepare, multiply, 1};
+};
+
+// The same, packing n4s1. The sums of a group stay in registers until they are scaled and added to
+// y. The float sums are those of vector/n4s1_i8_avx2.cpp, bit by bit.
+// Bound: an int16 sum takes the blocks of columns_per_widen units, then it is widened to int32.
+struct GroupedUnits {
+  using Digits = N4S1Digits;
+  static constexpr size_t kTableBytes = Digits::kTableBytes, kRows = 32;
+  static constexpr size_t kPassRows = 1024;  // whose sums and index of a group stay in L2
+
+  // Some blocks of 32 rows and a set of vectors.
+  struct Group {
+    const uint8_t* unit;
+    size_t height, blocks, units_per_widen;
+    const char* tables;  // (block, vector)
+    const char* scales;
+    bool is_half, is_first;
+    __m256 steps[kSetVectors];
+    float* y;  // of the first row and vector
+    size_t stride;
+  };
+
+  // Tables: (set, block, vector of the set).
+  static size_t shared_bytes(const Grouping& grouping, int, size_t count) {
+    return grouping.blocks * kTableBytes * count;
+  }
+  static size_t per_thread_bytes(const Grouping&, int, size_t) { return 0; }
+
+  static void prepare(const int8_t* x, const int16_t* patterns, int k, size_t columns,
+                      const Grouping& grouping, size_t count, size_t first, size_t last,
+                      void* shared) {
+    for (size_t set = 0; set < sets_of(count); set++) {
+      const size_t begin = set_begin(set, count), width = set_begin(set + 1, count) - begin;
+      for (size_t i = begin; i < begin + width; i++) {
+        if (i < first || i >= last) continue;
+        const int8_t* inputs = x + i * columns * N4S1::kBlocks * k;
+        char* t = static_cast<char*>(shared) + (begin * grouping.blocks + i - begin) * kTableBytes;
+        for (size_t b = 0; b < grouping.blocks; b++, inputs += k, t += width * kTableBytes)
+          Digits::build_table(inputs, patterns, k, t);
+      }
+    }
+  }
+
+  // Adds a unit of N blocks.
+  template <int N, int T>
+  static void add_unit(const uint8_t* unit, size_t height, const char* t, __m256i* low_i16x16,
+                       __m256i* high_i16x16) {
+    const __m256i byte = load(unit + (N4S1::unit_bytes(N) - 1) * height);
+    Digits::Indices indices;
+    indices.signs = byte;
+    __m256i l[T], h[T];
+    const __m256i negatives =
+        Digits::negatives(_mm256_and_si256(byte, _mm256_set1_epi8(static_cast<char>(~(255 >> N)))));
+    for (int i = 0; i < T; i++) l[i] = h[i] = negatives;
+#pragma GCC unroll 8
+    for (int block = 0; block < N; block++) {
+      Digits::next(indices, unit, height, block);
+#pragma GCC unroll 4
+      for (int i = 0; i < T; i++, t += kTableBytes) {
+        add_now(l[i], Digits::digits(indices, t));
+        add_now(h[i], Digits::digits(indices, t + 16));
+      }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < T; i++)
+      add_joined<Digits::kBase>(l[i], h[i], low_i16x16[i], high_i16x16[i]);
+  }
+
+  // 32 rows of T vectors.
+  template <int T>
+  static void lookup_group(const Group& group) {
+    const uint8_t* unit = group.unit;
+    const char* t = group.tables;
+    __m256i low_i16x16[T], high_i16x16[T];
+    int32_t wide[T][kRows];  // sums so far, if an int16 sum does not take the group
+    // Eight int32 sums of vector i, from row 8 j on.
+    const auto eight = [&](int i, int j) {
+      const __m256i sixteen = j % 2 ? high_i16x16[i] : low_i16x16[i];
+      return _mm256_cvtepi16_epi32(j / 2 ? _mm256_extracti128_si256(sixteen, 1)
+                                         : _mm256_castsi256_si128(sixteen));
+    };
+    bool is_wide = false;
+    for (size_t left = group.blocks;;) {
+      const UnitRun run(left, group.units_per_widen);
+      for (int i = 0; i < T; i++) low_i16x16[i] = high_i16x16[i] = _mm256_setzero_si256();
+      const auto add = [&](auto blocks) {
+        constexpr int kN = decltype(blocks)::value;
+        add_unit<kN, T>(unit, group.height, t, low_i16x16, high_i16x16);
+        unit += N4S1::unit_bytes(kN) * group.height;
+        t += kN * T * kTableBytes;
+      };
+      for (size_t u = 0; u < run.units; u++) add(std::integral_constant<int, int{N4S1::kBlocks}>());
+      with_blocks(run.short_blocks, add);
+      left -= run.blocks();
+      if (left == 0) break;
+      for (int i = 0; i < T; i++)
+        for (int j = 0; j < 4; j++) {
+          const __m256i sum = eight(i, j);
+          store(wide[i] + 8 * j, is_wide ? _mm256_add_epi32(sum, load(wide[i] + 8 * j)) : sum);
+        }
+      is_wide = true;
+    }
+    const size_t entry = group.is_half ? 2 : 4;
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+      const __m256 scale = eight_scales(group.scales + 8 * j * entry, group.is_half);
+#pragma GCC unroll 4
+      for (int i = 0; i < T; i++) {
+        __m256i sum = eight(i, j);
+        if (is_wide) sum = _mm256_add_epi32(sum, load(wide[i] + 8 * j));
+        float* y = group.y + i * group.stride + 8 * j;
+        const __m256 before = group.is_first ? _mm256_setzero_ps() : _mm256_loadu_ps(y);
+        _mm256_storeu_ps(y, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum),
+                                            _mm256_mul_ps(scale, group.steps[i]), before));
+      }
+    }
+  }
+
+  static constexpr void (*kLookup[kSetVectors])(const Group&) = {lookup_group<1>, lookup_group<2>,
+                                                                 lookup_group<3>, lookup_group<4>};
+
+  static void multiply(const RankedRows& a, const GroupScales& scales, const int16_t*, int,
+                       const void* shared, size_t count, void*, float* y, size_t stride) {
+    const Grouping& grouping = scales.grouping;
+    const size_t groups = group_count(grouping);
+    const size_t group_bytes = N4S1::group_bytes(grouping.blocks_per_group);  // of a row
+    const size_t last_blocks = grouping.blocks - (groups - 1) * grouping.blocks_per_group;
+    const size_t row_bytes = (groups - 1) * group_bytes + N4S1::group_bytes(last_blocks);
+    for (size_t top = a.first; top < a.last; top += kPassRows) {
+      const size_t bottom = min(a.last, top + kPassRows);
+      for (size_t g = 0, b = 0, end; g < groups; g++, b = end) {
+        end = group_end(grouping, b);
+        for (size_t set = 0; set < sets_of(count); set++) {
+          const size_t begin = set_begin(set, count), width = set_begin(set + 1, count) - begin;
+          Group group;
+          group.blocks = end - b;
+          group.units_per_widen = a.columns_per_widen;
+          group.tables = static_cast<const char*>(shared) +
+                         (begin * grouping.blocks + b * width) * kTableBytes;
+          group.is_half = scales.is_half, group.is_first = g == 0;
+          group.stride = stride;
+          for (size_t i = 0; i < width; i++)
+            group.steps[i] = _mm256_set1_ps(step_of(scales, begin + i, g));
+          for (size_t r = top; r < bottom; r += kRows) {
+            const size_t strip = r / N4S1::kStripRows * N4S1::kStripRows;
+            group.height = strip_height<N4S1>(a.end - strip);
+            group.unit = a.index + strip * row_bytes + g * group_bytes * group.height + r - strip;
+            group.scales = scales_at(scales, g, r - a.first);
+            group.y = y + begin * stride + r - a.first;
+            if (set == 0 && strip + 2 * N4S1::kStripRows <= a.end)
+              for (size_t line = 0; line < N4S1::group_bytes(group.blocks); line++)
+                _mm_prefetch(reinterpret_cast<const char*>(
+                                 group.unit + N4S1::kStripRows * row_bytes + line * group.height),
+                             _MM_HINT_T1);
+            kLookup[width - 1](group);
+          }
+        }
+      }
     }
   }
 
@@ -292,9 +465,10 @@ struct GroupedSmallBatch {
 void fill_small_batch_avx2(KernelTable& table, Isa isa) {
   // AVX-512 looks up single vectors faster than this a few.
   if (isa >= Isa::avx512) return;
-  table.w16_i8.small_batch = SmallBatch<Kernel<W16Digits>>::kBatch;
+  table.w16_i8.small_batch = SmallBatch<Kernel<W16Digits<false>>>::kBatch;
   table.w16_i8.small_grouped_batch = GroupedSmallBatch::kBatch;
   table.n4s1_i8.small_batch = SmallBatch<Kernel<N4S1Digits>>::kBatch;
+  table.n4s1_i8.small_grouped_batch = GroupedUnits::kBatch;
 }
 
 }  // namespace rsr

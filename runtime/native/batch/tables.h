@@ -207,6 +207,18 @@ struct TableProduct {
   template <size_t kKnown, class SumOf, class Put>
   static void add_column(const char* tables, const Ranks* ranks, size_t blocks, size_t count,
                          const SumOf& sum_of, const Put& put) {
+    if constexpr (kRows == 1) {
+      for (size_t r = 0; r < count; r++) {
+        Value sum = sum_of(r);
+        Ranks bytes = ranks[r];
+        const char* t = tables;
+#pragma GCC unroll 8
+        for (size_t b = 0; b < (kKnown ? kKnown : blocks); b++, t += kTableBytes, bytes >>= 8)
+          sum = Lanes::add(sum, Lanes::at(t, bytes & 255));
+        put(r, sum);
+      }
+      return;
+    }
     for (size_t r = 0; r < count; r += kRows) {
       Value sums[kRows];
       Ranks bytes[kRows];

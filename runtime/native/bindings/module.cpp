@@ -52,10 +52,12 @@ void bind_tuning(nb::module_& m) {
       .def_rw("l2", &PrefetchDistances::l2)
       .def_rw("l1", &PrefetchDistances::l1);
   nb::class_<Threshold>(m, "Threshold", "Vectors from which a batch kernel is used.")
-      .def(nb::init<std::string, std::string, size_t>(), "isa"_a, "slot"_a, "min_vectors"_a)
+      .def(nb::init<std::string, std::string, size_t, int>(), "isa"_a, "slot"_a, "min_vectors"_a,
+           "max_k"_a = rsr::kMaxK)
       .def_ro("isa", &Threshold::isa)
       .def_ro("slot", &Threshold::slot)
-      .def_ro("min_vectors", &Threshold::min_vectors);
+      .def_ro("min_vectors", &Threshold::min_vectors)
+      .def_ro("max_k", &Threshold::max_k);
   nb::class_<TuningRow>(m, "Tuning", "Constants that depend on the processor (tuning.h).")
       .def(nb::init<const TuningRow&>(), "other"_a)
       .def_rw("name", &TuningRow::name)
@@ -63,7 +65,6 @@ void bind_tuning(nb::module_& m) {
       .def_rw("avx512", &TuningRow::avx512)
       .def_rw("tables_in_registers", &TuningRow::tables_in_registers)
       .def_rw("shifts", &TuningRow::shifts)
-      .def_rw("vnni_is_slower", &TuningRow::vnni_is_slower)
       .def_rw("dense_in_order", &TuningRow::dense_in_order)
       .def_rw("thresholds", &TuningRow::thresholds);
   m.def("tuning", [] { return rsr::tuning_in_use(); }, "The constants in use.");

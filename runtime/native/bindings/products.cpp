@@ -102,8 +102,17 @@ class Ranked {
     return is_float ? times<float, float>(view) : times<int8_t, int32_t>(view);
   }
 
-  // The product with rows (..., in_features) of float32.
-  nb::object linear(nb::handle x, bool quantizing) const {
+  // The product with rows (..., in_features) of float32; activations as of Matrix.linear.
+  nb::object linear(nb::handle x, nb::handle activations) const {
+    const auto is = [&](const char* name) {
+      return PyUnicode_CompareWithASCIIString(activations.ptr(), name) == 0;
+    };
+    if (!PyUnicode_Check(activations.ptr())) return nb::none();
+    void (*multiply)(const rsr::RankedProduct<float>*, size_t, const float*, size_t) = nullptr;
+    if (is("float32")) multiply = [](auto... a) { rsr::multiply_f32(a...); };
+    if (is("int8")) multiply = rsr::multiply_quantizing;
+    if (is("int8-group")) multiply = rsr::multiply_group_quantizing;
+    if (!multiply) return nb::none();
     const NumPyView view(x);
     if (!view.holds<float>() || !view.is_c_contiguous()) return nb::none();
     const size_t last = view.dimensions() - 1;
@@ -114,11 +123,8 @@ class Ranked {
     for (size_t i = 0; i <= last; i++)
       PyTuple_SetItem(shape.ptr(), i,
                       nb::int_(i < last ? view.shape(i) : index_.rows).release().ptr());
-    return made<float>(shape, [&](const auto& to) {
-      const float* from = view.data<const float>();
-      quantizing ? rsr::multiply_quantizing(&to, 1, from, count)
-                 : rsr::multiply_f32(&to, 1, from, count);
-    });
+    return made<float>(shape,
+                       [&](const auto& to) { multiply(&to, 1, view.data<const float>(), count); });
   }
 
  private:
@@ -272,7 +278,12 @@ void multiply_columns(const Matrices& matrices,
 
 void multiply_quantizing(const Matrices& matrices, const Array<const float, 2>& x,
                          const std::vector<Array<float, 2>>& y) {
-  without_gil(ranked_work(matrices, x, y, [](auto... a) { rsr::multiply_quantizing(a...); }));
+  without_gil(ranked_work(matrices, x, y, rsr::multiply_quantizing));
+}
+
+void multiply_group_quantizing(const Matrices& matrices, const Array<const float, 2>& x,
+                               const std::vector<Array<float, 2>>& y) {
+  without_gil(ranked_work(matrices, x, y, rsr::multiply_group_quantizing));
 }
 
 auto multiply_group_quantized(const Matrices& matrices, const Array<const int8_t, 2>& q,
@@ -433,6 +444,11 @@ void bind_products(nb::module_& m, nb::class_<Program>& program) {
         "multiply_quantized of q and s as quantize_i8 makes them of x.\n\n"
         "x: (count, in_features). y: for each matrix (count, out_features), written. Raises "
         "ValueError for other shapes.");
+  m.def("multiply_group_quantizing", &multiply_group_quantizing, "matrices"_a, "x"_a,
+        "y"_a.noconvert(),
+        "multiply_group_quantized of q and steps as quantize_groups_i8 makes them of x, by groups "
+        "of step_columns.\n\n"
+        "x and y: as of multiply_quantizing.");
   bind_step(
       m, program, "multiply_group_quantized", &multiply_group_quantized,
       "y[j] = sum over groups of columns of (scale * step) * (the exact sum of q @ W[j].T).\n\n"
@@ -460,7 +476,8 @@ void bind_products(nb::module_& m, nb::class_<Program>& program) {
 constexpr const char* kTimes =
     "def times(self, x: object, most_dimensions: int) -> numpy.typing.NDArray[typing.Any] | None";
 constexpr const char* kLinear =
-    "def linear(self, x: object, quantizing: bool) -> numpy.typing.NDArray[numpy.float32] | None";
+    "def linear(self, x: object, activations: object) -> numpy.typing.NDArray[numpy.float32] | "
+    "None";
 
 void bind_indexes(nb::module_& m) {
   m.attr("STEP_COLUMNS") = rsr::kStepColumns;
@@ -499,11 +516,15 @@ void bind_indexes(nb::module_& m) {
           "of these shapes.")
       .def(
           "linear",
-          [](const Ranked& a, nb::handle x, bool quantizing) { return a.linear(x, quantizing); },
-          "x"_a.none(), "quantizing"_a, nb::sig(kLinear),
-          "x @ W.T, as multiply_f32 or, if quantizing, multiply_quantizing, in one call.\n\n"
+          [](const Ranked& a, nb::handle x, nb::handle activations) {
+            return a.linear(x, activations);
+          },
+          "x"_a.none(), "activations"_a.none(), nb::sig(kLinear),
+          "x @ W.T, in one call that checks x and allocates: as multiply_f32 for activations "
+          "'float32', multiply_quantizing for 'int8', multiply_group_quantizing for "
+          "'int8-group'.\n\n"
           "x: (..., in_features). Returns None, not an error, for what is no aligned, C-contiguous "
-          "numpy.ndarray of float32 of this shape.")
+          "numpy.ndarray of float32 of this shape, and for other activations.")
       .def_prop_ro(
           "step_columns", [](const Ranked& a) { return a.index().step_columns(); },
           "Columns of a group of inputs that are quantized by groups: those of the scales, else "

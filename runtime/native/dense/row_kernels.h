@@ -30,8 +30,6 @@
 namespace rsr {
 namespace {
 
-constexpr size_t kPrefetchBytes = 8192;  // ahead, in a single stream
-
 inline void prefetch_line([[maybe_unused]] const void* p) {
 #if defined(__GNUC__) || defined(__clang__)
   __builtin_prefetch(p);
@@ -63,7 +61,7 @@ void multiply_block(const DenseRows<typename K::Input>& p, size_t row, size_t ve
     decltype(K::weights(w, 0)) weights[R];
     for (int r = 0; r < R; r++) {
       if constexpr (R == 1)
-        prefetch_into_l2(w + kPrefetchBytes);
+        prefetch_into_l2(w + K::kPrefetchBytes);
       else
         prefetch_line(w + (R + r) * row_bytes);
       weights[r] = K::weights(w + r * row_bytes, count);
@@ -118,12 +116,13 @@ void multiply_dense_rows(const DenseRows<typename K::Input>& p) {
 // Base classes: float32 sums are written as they are, int8 sums are scaled.
 struct FloatSums {
   using Input = float;
+  static constexpr size_t kPrefetchBytes = 8192;  // ahead, in a single stream
   static float apply_scale(float sum, const DenseRows<float>&, size_t, size_t) { return sum; }
 };
 
 struct QuantizedSums {
   using Input = int8_t;
-  static constexpr size_t kWeightBytes = 1;
+  static constexpr size_t kWeightBytes = 1, kPrefetchBytes = 8192;
   static float apply_scale(int32_t sum, const DenseRows<int8_t>& p, size_t row, size_t vector) {
     return static_cast<float>(sum) * p.scale[row] / p.divisors[vector];
   }

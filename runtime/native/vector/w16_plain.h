@@ -19,20 +19,25 @@ void build_tables(const X* x, const Pattern* patterns, int k, size_t blocks, voi
   }
 }
 
+// Adds the blocks of a word column for `count` rows.
+template <class Entry, class Sum>
+void add_column(const uint16_t* words, const Entry* t, size_t count, Sum* y) {
+  for (size_t r = 0; r < count; r++) {
+    const unsigned w = words[r];
+    y[r] += t[w & 31];
+    y[r] += t[kPatterns + (w >> 5 & 31)];
+    y[r] += t[2 * kPatterns + (w >> 10 & 31)];
+  }
+}
+
 template <class Entry, class Sum>
 void lookup(const RankedRows& rows, const void* tables, Sum* y) {
   const size_t height = strip_height<W16>(rows.end), count = rows.last - rows.first;
   const Entry* t = static_cast<const Entry*>(tables);
   const uint16_t* words = words_of(rows);
   for (size_t r = 0; r < count; r++) y[r] = 0;
-  for (size_t g = 0; g < rows.columns; g++, words += height, t += W16::kBlocks * kPatterns) {
-    for (size_t r = 0; r < count; r++) {
-      const unsigned w = words[r];
-      y[r] += t[w & 31];
-      y[r] += t[kPatterns + (w >> 5 & 31)];
-      y[r] += t[2 * kPatterns + (w >> 10 & 31)];
-    }
-  }
+  for (size_t g = 0; g < rows.columns; g++, words += height, t += W16::kBlocks * kPatterns)
+    add_column(words, t, count, y);
 }
 
 // Bound: a group's sum fits int32 (columns_end in packing.h).
@@ -45,10 +50,17 @@ void lookup_grouped(const RankedRows& rows, const GroupScales& scales, const voi
   for (size_t b = 0, g = 0; b < scales.grouping.blocks; g++) {
     const size_t stop = group_end(scales.grouping, b);
     Sum sums[W16::kStripRows] = {};
-    for (; b < stop; b++) {
+    while (b < stop) {
       const Entry* t = static_cast<const Entry*>(tables) + b * kPatterns;
-      for (size_t r = 0; r < count; r++)
-        sums[r] += t[words[b / W16::kBlocks * height + r] >> 5 * (b % W16::kBlocks) & 31];
+      const uint16_t* column = words + b / W16::kBlocks * height;
+      const size_t j = b % W16::kBlocks;
+      if (j == 0 && b + W16::kBlocks <= stop) {
+        add_column(column, t, count, sums);
+        b += W16::kBlocks;
+        continue;
+      }
+      for (size_t r = 0; r < count; r++) sums[r] += t[column[r] >> W16::kRankBits * j & 31];
+      b++;
     }
     for (size_t r = 0; r < count; r++)
       y[r] += static_cast<float>(sums[r]) * factor_of(scales, g, r);
