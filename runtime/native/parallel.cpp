@@ -204,27 +204,4 @@ void parallel_for(size_t count, size_t cost, const std::function<void(size_t, si
   if (count > 0) body(0, count);
 }
 
-// The threads of one parallel_for take chunks of both stages. A thread that finds no chunk left
-// waits for those that have the last ones: they run, so that it never waits for a thread to start.
-void parallel_stages(const Stage& first, const Stage& second, size_t cost) {
-  const size_t threads = num_threads();
-  std::atomic<size_t> taken[2] = {}, done[2] = {};
-  const auto work = [&](const Stage& stage, int i) {
-    const size_t chunk = std::max<size_t>(1, stage.count / (kChunksPerThread * threads));
-    for (;;) {
-      const size_t begin = taken[i].fetch_add(chunk, std::memory_order_relaxed);
-      if (begin >= stage.count) return;
-      const size_t end = std::min(begin + chunk, stage.count);
-      stage.body(begin, end);
-      done[i].fetch_add(end - begin, std::memory_order_release);
-    }
-  };
-  parallel_for(threads, cost, [&](size_t, size_t) {
-    work(first, 0);
-    for (int i = 1; done[0].load(std::memory_order_acquire) < first.count; i++)
-      i % 64 ? pause() : std::this_thread::yield();
-    work(second, 1);
-  });
-}
-
 }  // namespace rsr

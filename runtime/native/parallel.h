@@ -17,12 +17,4 @@ void set_num_threads(int n);  // throws std::invalid_argument unless 1 <= n <= 1
 // If several threads call at once, the pool serves one; the others do their work themselves.
 void parallel_for(size_t count, size_t cost, const std::function<void(size_t, size_t)>& body);
 
-// Like parallel_for with `first`, then with `second`, but wakes the threads only once. `cost` is
-// that of both. Bodies do not throw.
-struct Stage {
-  size_t count;
-  std::function<void(size_t, size_t)> body;
-};
-void parallel_stages(const Stage& first, const Stage& second, size_t cost);
-
 }  // namespace rsr

@@ -248,7 +248,7 @@ rsr::DenseType dtype_of(const Given& array) {
 }
 
 auto add_low_rank(const Array<const float, 2>& x, const std::vector<Floats<2>>& a,
-                  const std::vector<Floats<3>>& b, const std::vector<float>& scales,
+                  const std::vector<Floats<3>>& b, const std::vector<double>& scales,
                   const Array<float, 1>& scratch, const std::vector<Array<float, 2>>& y) {
   const size_t count = x.shape(0), columns = x.shape(1);
   require(a.size() == b.size() && a.size() == scales.size() && a.size() == y.size(),
@@ -265,7 +265,7 @@ auto add_low_rank(const Array<const float, 2>& x, const std::vector<Floats<2>>& 
     products.push_back({{a[i].data(), rank, columns, dtype_of(a[i])},
                         b[i].data(),
                         dtype_of(b[i]),
-                        scales[i],
+                        static_cast<float>(scales[i]),
                         rows,
                         y[i].data()});
     ranks += rank;

@@ -66,6 +66,10 @@ void add_low_rank(const float* x, size_t count, const LowRank* products, size_t 
     part.in_order = in_order;
     slot_of(kernels().dense, dtype)(part);
   };
+  parallel_for(total(products, size, sets_of_rows), total(products, size, a_bytes) * count,
+               [&](size_t begin, size_t end) {
+                 for_tasks(products, size, begin, end, sets_of_rows, multiply);
+               });
 
   const auto tiles = [](const LowRank& p) { return divide_up(p.rows, kTiles * kLanes); };
   const auto b_bytes = [](const LowRank& p) {
@@ -78,14 +82,9 @@ void add_low_rank(const float* x, size_t count, const LowRank* products, size_t 
                                             std::min(kTiles * kLanes, p.rows - row), p.scale,
                                             t_of(i), count, p.y + row, p.rows});
   };
-  parallel_stages(
-      {total(products, size, sets_of_rows),
-       [&](size_t begin, size_t end) {
-         for_tasks(products, size, begin, end, sets_of_rows, multiply);
-       }},
-      {total(products, size, tiles),
-       [&](size_t begin, size_t end) { for_tasks(products, size, begin, end, tiles, add); }},
-      (total(products, size, a_bytes) + total(products, size, b_bytes)) * count);
+  parallel_for(
+      total(products, size, tiles), total(products, size, b_bytes) * count,
+      [&](size_t begin, size_t end) { for_tasks(products, size, begin, end, tiles, add); });
 }
 
 }  // namespace rsr

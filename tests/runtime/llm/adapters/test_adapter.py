@@ -83,7 +83,7 @@ def test_16_bits_are_kept(dtype: str, loaded: Loader, tmp_path: Path) -> None:
 
     model = loaded("trilm")
     paths = [
-        write_adapter(tmp_path / name, model, 1, EVERY, change, lora_alpha=3)
+        write_adapter(tmp_path / name, model, 1, EVERY, change, lora_alpha=0.3)
         for name, change in (("narrow", narrow), ("wide", widen))
     ]
     model = loaded("trilm", adapters=paths)
