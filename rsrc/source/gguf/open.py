@@ -148,9 +148,9 @@ def _refuse(path: Path, metadata: Mapping[str, Value]) -> None:
     """Reject files whose weights alone are not a model."""
     if _equals(metadata.get("general.type"), "adapter"):
         raise SourceError(
-            f"{path}: a LoRA adapter, not a model. Compile its base model, and run that with "
-            "--lora DIR, the adapter as PEFT saved it: a folder with adapter_config.json and "
-            "adapter_model.safetensors, from which the GGUF file was converted"
+            f"{path}: a LoRA adapter, not a model: compile its base model, and run that with "
+            "--lora DIR, the folder of PEFT (adapter_config.json, adapter_model.safetensors) that "
+            "this file was converted from"
         )
 
 

@@ -262,6 +262,7 @@ auto add_low_rank(const Array<const float, 2>& x, const std::vector<Floats<2>>& 
                 b[i].shape(2) == rsr::kLanes,
             "b must be (rows / 16 rounded up, rank, 16)");
     require(y[i].shape(0) == count, "y must have the rows of x");
+    require(std::abs(scales[i]) <= std::numeric_limits<float>::max(), "scales must fit float32");
     products.push_back({{a[i].data(), rank, columns, dtype_of(a[i])},
                         b[i].data(),
                         dtype_of(b[i]),

@@ -31,10 +31,11 @@ constexpr size_t kTileQueries = 6;
 constexpr size_t kPanelPositions = 64;  // their keys, or half of their values, stay in the L1 cache
 constexpr size_t kManyQueries = 16;     // from so many on, float16 is converted once
 
-// What a tile prefetches for each vector of a stream, otherwise for each dimension.
+// What a tile prefetches. The address advances by `step` bytes for each vector of a stream,
+// otherwise for each dimension.
 struct Ahead {
   const char* next;
-  size_t step;  // bytes
+  size_t step;
 };
 
 // scores (R rows of kChunkPositions) = q . keys, for V blocks of positions, times their scales

@@ -79,7 +79,7 @@ inline void store_part(float* p, Lanes a, size_t n) {
   std::memcpy(p, all, n * sizeof(float));
 }
 
-inline void prefetch(const char* p) { prefetch_line(p); }
+inline void prefetch(const char* p) { prefetch_into_l2(p); }
 
 inline Lanes add(Lanes a, Lanes b) {
   return each([](auto x, auto y) { return vaddq_f32(x, y); }, a, b);

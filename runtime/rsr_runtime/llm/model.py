@@ -167,8 +167,9 @@ class LanguageModel:
         Raises:
             OptionError: one is not the name of an adapter.
         """
-        single = adapter is None or isinstance(adapter, (str, bytes))
-        names = () if adapter is None else (adapter,) if single else adapter
+        if isinstance(adapter, (str, bytes)):
+            adapter = (adapter,)
+        names = () if adapter is None else adapter
         known = self.adapters
         if isinstance(names, Sequence) and all(name in known for name in names):
             return tuple(name for name in known if name in names)
