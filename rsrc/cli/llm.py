@@ -283,11 +283,13 @@ def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **give
         value = found.value if math.isfinite(found.value) else None  # JSON has no infinity
         result = {"file": str(file), "text": str(text), "perplexity": value}
         result |= {"tokens": found.tokens, "window": found.window}
+        result |= {"adapters": model.adapters} if model.adapters else {}
         click.echo(json.dumps(result, indent=2))
     else:
+        adapters = f", with {printable(', '.join(model.adapters))}" if model.adapters else ""
         click.echo(
             f"{printable(str(text))}: perplexity {found.value:.4f}, "
-            f"{counted(found.tokens, 'token')} predicted, in windows of {found.window}"
+            f"{counted(found.tokens, 'token')} predicted, in windows of {found.window}{adapters}"
         )
 
 

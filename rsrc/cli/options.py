@@ -75,8 +75,8 @@ def _adapters(
     found: dict[str, Path] = {}
     for text in given:
         name, equals, path = text.partition("=")
-        if not text or (equals and not path):
-            raise click.BadParameter(f"found {text!r}, expected the directory of an adapter")
+        if not text or (equals and not (name and path)):
+            raise click.BadParameter(f"found {text!r}, expected DIR or NAME=DIR")
         if not equals or Path(text).exists():
             named, path = Path(text), text
             name = named.name if named.name not in ("", "..") else named.resolve().name

@@ -262,14 +262,15 @@ def test_adapters_are_added_up(path: Path, tmp_path: Path) -> None:
     assert done(rsrc(*run, "--lora", one, "--lora", link))  # another name
     assert "are both named" in refused(rsrc(*run, "--lora", one, "--lora", f"one={two}"), 2)
     assert "found no adapter_config.json" in refused(rsrc(*run, "--lora", tmp_path))
-    for empty in ("", "one="):
-        assert "expected the directory of an adapter" in refused(rsrc(*run, "--lora", empty), 2)
+    for empty in ("", "one=", "=", f"={one}"):
+        assert "expected DIR or NAME=DIR" in refused(rsrc(*run, "--lora", empty), 2)
     text = tmp_path / "text"
     text.write_text(PROMPT)
     with llm.load(path, adapters=[one]) as model:
         wanted = model.perplexity(PROMPT, adapter="one").value
     found = json.loads(done(rsrc("perplexity", path, text, "--lora", one, "--json")))
-    assert found["perplexity"] == wanted
+    assert (found["perplexity"], found["adapters"]) == (wanted, ["one"])
+    assert "with one\n" in done(rsrc("perplexity", path, text, "--lora", one))
 
 
 # --- refusals -----------------------------------------------------------------------------------
