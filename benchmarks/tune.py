@@ -7,6 +7,10 @@ The constants are in runtime/native/tuning.h, the table in runtime/native/proces
 run through the kernels of products, in turn with the constants in use, on one thread. A candidate
 wins if it takes at least 1 % less time than what is in use. Send the printed row, with the tables,
 to have your processor supported.
+
+Thresholds of batch kernels are measured with one ternary matrix without groups. Those of slots for
+groups, and every max_k, stay as they are. They are set by hand in processor.cpp: build with one,
+then with another, and compare `python benchmarks/kinds.py --isa ISA --vectors 2,4,8,16,32`.
 """
 
 from __future__ import annotations
@@ -133,13 +137,14 @@ class Tuner:
         others = [t for t in self.best.thresholds if (t.isa, t.slot) != (isa, slot)]
 
         counts = [count for count in BATCHES if count < limit]
-        now = next(t.min_vectors for t in _native.thresholds() if t.slot == slot)
+        in_use = next(t for t in _native.thresholds() if t.slot == slot)
+        now, max_k = in_use.min_vectors, in_use.max_k
         if not counts:
             return min(limit, now)
         works = {count: multiply(count) for count in counts}
         tunings = {
             least: changed(
-                self.best, {"thresholds": [*others, _native.Threshold(isa, slot, least)]}
+                self.best, {"thresholds": [*others, _native.Threshold(isa, slot, least, max_k)]}
             )
             for least in (1, NEVER)
         }
@@ -156,7 +161,7 @@ class Tuner:
         _native.use_tuning(self.best)
         near = [b for b in counts if min(least, now) <= b < max(least, now)]
         if any(abs(ratios[b] - 1) > 1 - GAIN for b in near):
-            threshold = _native.Threshold(isa, slot, least)
+            threshold = _native.Threshold(isa, slot, least, max_k)
             self.best = changed(self.best, {"thresholds": [*others, threshold]})
             _native.use_tuning(self.best)
         else:

@@ -9,9 +9,9 @@
 namespace rsr {
 
 std::vector<std::string> compiled_isas();   // widest first
-std::vector<std::string> supported_isas();  // fastest first; the last is "scalar"
+std::vector<std::string> supported_isas();  // widest first; the last is "scalar"
 
-// The table in use: the fastest supported one until use_isa() chooses another.
+// The table in use: the widest supported one until use_isa() chooses another.
 const KernelTable& kernels();
 
 // Throws std::invalid_argument for an unknown or unsupported name.

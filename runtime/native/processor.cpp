@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "table.h"
+
 #if defined(RSR_X86)
 #include "x86_cpuid.h"
 #endif
@@ -19,8 +21,6 @@ struct Row {
   TuningRow tuning;
 };
 
-constexpr size_t kNever = size_t(1) << 30;  // vectors
-
 // Sources: docs/lab-notes.md, "Constants by processor".
 const std::vector<Row>& table() {
   static const std::vector<Row> rows = {
@@ -34,12 +34,14 @@ const std::vector<Row>& table() {
         {
             {"avx2", "n4s1_f32.large_grouped_batch", kNever},
             {"avx2", "w16_f32.large_grouped_batch", kNever},
+            {"avx512", "w16_i8.small_grouped_batch", 2},
             {"avx512", "w16_i8.large_grouped_batch", kNever},
             {"avx512", "w16_f32.small_batch", kNever},
             {"avx512", "w16_f32.medium_batch", kNever},
             {"avx512", "w16_f32.small_grouped_batch", kNever},
             {"avx512", "w16_f32.large_grouped_batch", kNever},
             {"avx512vnni", "w16_i8.medium_batch", 8, 2},
+            {"avx512vnni", "w16_i8.small_grouped_batch", 2},
             {"avx512vnni", "w16_i8.large_grouped_batch", 8, 2},
             {"avx512vnni", "w16_f32.small_batch", kNever},
             {"avx512vnni", "w16_f32.medium_batch", kNever},

@@ -16,7 +16,8 @@ struct Processor {
 Processor this_processor();
 
 // A batch kernel runs from so many vectors on, instead of its own number, and for column blocks of
-// at most max_k inputs: lookups take time by blocks, dot products by inputs.
+// at most max_k inputs: the time of lookups grows with blocks, that of dot products with
+// inputs.
 struct Threshold {
   std::string isa;   // "amx", ...
   std::string slot;  // of the kernel table: "w16_i8.large_batch", ...

@@ -117,6 +117,9 @@ struct VectorKernel {
                                void* tables) = nullptr;
 };
 
+// As min_vectors: no pass has so many. Unlike 0, it leaves the kernel to the rows of processor.cpp.
+constexpr size_t kNever = size_t(1) << 30;
+
 // Several vectors at once.
 template <class X, class Pattern, class Y>
 struct BatchKernel {

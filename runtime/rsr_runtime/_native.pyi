@@ -498,7 +498,7 @@ def compiled_isas() -> list[str]:
 
 def supported_isas() -> list[str]:
     """
-    Instruction sets of this processor, fastest first; the last is 'scalar'.
+    Instruction sets of this processor, widest first; the last is 'scalar'.
     """
 
 def isa() -> str:

@@ -90,7 +90,7 @@ def cpu_info() -> dict[str, Any]:
 
     Returns:
         "machine": architecture; "processor": name, "" if unknown; "isa": instruction set in use;
-        "supported_isas" and "compiled_isas": lists, best first; "threads": as `get_num_threads`
+        "supported_isas" and "compiled_isas": lists, widest first; "threads": as `get_num_threads`
         returns; "processors": logical processors of the machine.
 
     Raises:

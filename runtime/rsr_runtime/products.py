@@ -221,9 +221,12 @@ def multiply_group_quantizing(groups: Groups, x: FloatArray, outputs: Sequence[F
         x: float32 (b, in_features).
         outputs: float32 (b, out_features) each.
     """
+    quantized: dict[int, tuple[Array, FloatArray]] = {}  # by columns of a group
     for group, members in groups:
         if isinstance(group, PermutedIndex):
-            quantized = quantize_groups_int8(x, group.step_columns)
-            group.multiply_group_quantized(*quantized, outputs[members[0]])
+            columns = group.step_columns
+            if columns not in quantized:
+                quantized[columns] = quantize_groups_int8(x, columns)
+            group.multiply_group_quantized(*quantized[columns], outputs[members[0]])
         else:
             _native.multiply_group_quantizing(group, x, [outputs[j] for j in members])

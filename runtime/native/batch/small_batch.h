@@ -14,6 +14,7 @@ namespace {
 
 constexpr size_t kSetVectors = 4;
 constexpr size_t kPassRows = 2048;
+constexpr size_t kGroupedPassRows = 1024;  // whose sums and index of a group stay in L2
 
 // The vectors of a pass are divided into sets of at most kSetVectors, as evenly as possible.
 constexpr size_t sets_of(size_t count) { return divide_up(count, kSetVectors); }
@@ -83,8 +84,9 @@ struct SmallBatch {
             step = Kernel::rows_at_once(min(bottom - r, height_at(r) - r % kStripRows), width);
             const uint8_t* column = column_at(r, c);
             const size_t below = r + kStripRows;
+            const bool goes_on = below < bottom && height_at(below) == height_at(r);
             const uint8_t* ahead = set > 0               ? column
-                                   : below < bottom      ? column_at(below, c)
+                                   : goes_on             ? column_at(below, c)
                                    : c + run < a.columns ? column_at(top, c + run)
                                                          : column;
             Kernel::lookup(step, width,

@@ -27,7 +27,7 @@ inline void add_now(__m256i& sum, __m256i v) {
 // Bound: |sum| <= 384 makes |l| <= 12, |h| <= 15, eight of them <= 120; bytes may wrap on the way.
 struct N4S1Digits : N4S1 {
   using Packing = N4S1;
-  using Few = N4S1Digits;                 // which has no others
+  using Few = N4S1Digits;                 // its tables have 16 entries already
   static constexpr size_t kRowBytes = 1;  // from one row to the next, within a vector
   static constexpr size_t kColumns = 1, kTableBytes = 32;
   static constexpr int kBase = 25;
@@ -115,7 +115,7 @@ struct W16Digits : W16 {
   }
 
   static __m256i digits(const Indices& i, const char* t) {
-    if (HasFewPatterns) return _mm256_shuffle_epi8(load_twice(t), i.lower);
+    if constexpr (HasFewPatterns) return _mm256_shuffle_epi8(load_twice(t), i.lower);
     return _mm256_or_si256(_mm256_shuffle_epi8(load_twice(t), i.lower),
                            _mm256_shuffle_epi8(load_twice(t + 32), i.upper));
   }
@@ -303,7 +303,6 @@ struct GroupedSmallBatch {
 struct GroupedUnits {
   using Digits = N4S1Digits;
   static constexpr size_t kTableBytes = Digits::kTableBytes, kRows = 32;
-  static constexpr size_t kPassRows = 1024;  // whose sums and index of a group stay in L2
 
   // Some blocks of 32 rows and a set of vectors.
   struct Group {
@@ -423,8 +422,8 @@ struct GroupedUnits {
     const size_t group_bytes = N4S1::group_bytes(grouping.blocks_per_group);  // of a row
     const size_t last_blocks = grouping.blocks - (groups - 1) * grouping.blocks_per_group;
     const size_t row_bytes = (groups - 1) * group_bytes + N4S1::group_bytes(last_blocks);
-    for (size_t top = a.first; top < a.last; top += kPassRows) {
-      const size_t bottom = min(a.last, top + kPassRows);
+    for (size_t top = a.first; top < a.last; top += kGroupedPassRows) {
+      const size_t bottom = min(a.last, top + kGroupedPassRows);
       for (size_t g = 0, b = 0, end; g < groups; g++, b = end) {
         end = group_end(grouping, b);
         for (size_t set = 0; set < sets_of(count); set++) {
@@ -444,7 +443,8 @@ struct GroupedUnits {
             group.unit = a.index + strip * row_bytes + g * group_bytes * group.height + r - strip;
             group.scales = scales_at(scales, g, r - a.first);
             group.y = y + begin * stride + r - a.first;
-            if (set == 0 && strip + 2 * N4S1::kStripRows <= a.end)
+            const bool is_new_line = r == strip || r == top;  // a line has the bytes of a strip
+            if (set == 0 && is_new_line && strip + 2 * N4S1::kStripRows <= a.end)
               for (size_t line = 0; line < N4S1::group_bytes(group.blocks); line++)
                 _mm_prefetch(reinterpret_cast<const char*>(
                                  group.unit + N4S1::kStripRows * row_bytes + line * group.height),

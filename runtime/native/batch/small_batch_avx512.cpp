@@ -88,7 +88,6 @@ struct Kernel {
 struct GroupedSmallBatch {
   // Of a set: two leave registers for 128 rows, which share each load of a table.
   static constexpr size_t kVectors = 2;
-  static constexpr size_t kPassRows = 1024;  // whose sums and index of a group stay in L2
 
   // Blocks [begin, end), a group, of some rows of a strip and a set of vectors.
   struct Group {
@@ -216,8 +215,8 @@ struct GroupedSmallBatch {
       return reinterpret_cast<const uint16_t*>(a.index) + r / kStripRows * kStripRows * a.columns +
              r % kStripRows;
     };
-    for (size_t top = a.first; top < a.last; top += kPassRows) {
-      const size_t bottom = min(a.last, top + kPassRows);
+    for (size_t top = a.first; top < a.last; top += kGroupedPassRows) {
+      const size_t bottom = min(a.last, top + kGroupedPassRows);
       for (size_t g = 0, b = 0, end; g < group_count(grouping); g++, b = end) {
         end = group_end(grouping, b);
         for (size_t begin = 0; begin < count; begin += kVectors) {
@@ -235,8 +234,9 @@ struct GroupedSmallBatch {
             group.height = height_at(r);
             step = Kernel::rows_at_once(min(bottom - r, group.height - r % kStripRows), width);
             group.words = words_at(r);
-            group.ahead =
-                begin == 0 && r + kStripRows < bottom ? words_at(r + kStripRows) : group.words;
+            const size_t below = r + kStripRows;
+            const bool goes_on = begin == 0 && below < bottom && height_at(below) == group.height;
+            group.ahead = goes_on ? words_at(below) : group.words;
             group.scales = scales_at(scales, g, r - a.first);
             group.y = y + begin * stride + r - a.first;
             (step == 128 ? kLookup<4> : step == 64 ? kLookup<2> : kLookup<1>)[width - 1](group);
@@ -246,8 +246,9 @@ struct GroupedSmallBatch {
     }
   }
 
+  // Rows of processor.cpp say where it is faster than one vector after the other.
   static constexpr GroupedBatchKernel<int8_t, int16_t> kBatch = {
-      2, 16, shared_bytes, per_thread_bytes, prepare, multiply, 1};
+      kNever, 16, shared_bytes, per_thread_bytes, prepare, multiply, 1};
 };
 
 }  // namespace

@@ -172,7 +172,7 @@ struct TableProduct {
   template <size_t kKnown>
   static void add_rows(const char* tables, const Ranks* ranks, size_t columns, size_t count,
                        Number* tile) {
-    if constexpr (kRows == 1) {  // GCC unrolls this, but not the loops below
+    if constexpr (kRows == 1) {  // AVX2 and NEON; GCC unrolls this, but not the loops below
       for (size_t r = 0; r < count; r++, tile += kLanes) {
         Value sum = Lanes::load(tile);
         const char* t = tables;
@@ -207,7 +207,7 @@ struct TableProduct {
   template <size_t kKnown, class SumOf, class Put>
   static void add_column(const char* tables, const Ranks* ranks, size_t blocks, size_t count,
                          const SumOf& sum_of, const Put& put) {
-    if constexpr (kRows == 1) {
+    if constexpr (kRows == 1) {  // AVX2 and NEON
       for (size_t r = 0; r < count; r++) {
         Value sum = sum_of(r);
         Ranks bytes = ranks[r];

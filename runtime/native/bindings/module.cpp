@@ -145,7 +145,7 @@ NB_MODULE(_native, m) {
         "ValueError for other shapes.");
   m.def("compiled_isas", &rsr::compiled_isas, "Instruction sets of this build, widest first.");
   m.def("supported_isas", &rsr::supported_isas,
-        "Instruction sets of this processor, fastest first; the last is 'scalar'.");
+        "Instruction sets of this processor, widest first; the last is 'scalar'.");
   m.def("isa", [] { return std::string(rsr::kernels().isa); }, "The instruction set in use.");
   m.def("use_isa", &rsr::use_isa, "name"_a,
         "Use the kernels of this instruction set. Raises ValueError for an unknown or unsupported "

@@ -419,9 +419,23 @@ void check_grouped(const Kernel& kernel, Index<Packing>& a, Inputs<X>& in) {
   }
 }
 
-// Vectors that a pass takes, of the first `count`, and rows of several strips.
+// y = rows [first, last) of the product of one vector and its steps, v, with groups.
 template <class Kernel, class Packing, class X>
-void check_grouped_batch(const Kernel& kernel, Index<Packing>& a, Inputs<X>& in, size_t count) {
+void multiply_grouped(const Kernel& kernel, Index<Packing>& a, Groups<Packing, X>& groups,
+                      const X* x, size_t v, size_t first, size_t last, float* y) {
+  const auto tables = grouped_tables_of(kernel, a, groups.grouping, x);
+  for (size_t r = first, end; r < last; y += end - r, r = end) {
+    const size_t strip = r / Packing::kStripRows * Packing::kStripRows;
+    end = std::min(last, strip + a.height(strip));
+    kernel.lookup_grouped(a.wanted(strip, r, end), groups.from(r, v), tables->data(), y);
+  }
+}
+
+// Vectors that a pass takes, of the first `count`, and rows of several strips. as_alone: the kernel
+// of one vector whose bits they have, or null.
+template <class Kernel, class Vector, class Packing, class X>
+void check_grouped_batch(const Kernel& kernel, const Vector* as_alone, Index<Packing>& a,
+                         Inputs<X>& in, size_t count) {
   Groups<Packing, X> groups(a, in.count);
   if (rsr::inputs_of_group(groups.grouping, 0, a.k) < kernel.min_group_inputs) return;
   const std::vector<size_t> taken = taken_of(kernel, in, count);
@@ -456,6 +470,29 @@ void check_grouped_batch(const Kernel& kernel, Index<Packing>& a, Inputs<X>& in,
   y.check_guards();
   for (size_t i = 0; i < count; i++)
     groups.check(a, x.data() + i * n, taken[i], y.data() + i * (last - first), first, last);
+  if (!as_alone) return;
+  const size_t i = below(count);
+  Guarded<float> alone(last - first);
+  multiply_grouped(*as_alone, a, groups, x.data() + i * n, taken[i], first, last, alone.data());
+  expect_same_bits(y.data() + i * (last - first), alone.data(), last - first,
+                   "vector of a batch with groups, compared with itself alone");
+}
+
+// Calls check(kernel, that of one vector with the same bits or null) for both slots with groups.
+template <class X, class Get, class Check>
+void check_grouped_batches(Harness& harness, const std::string& slot, const Get& get,
+                           const Check& check) {
+  const auto vector_of = [&](const Table& table) { return &get(table.kernels).vector; };
+  harness.each((slot + ".small_grouped_batch").c_str(),
+               [&](const rsr::KernelTable& t) -> auto& { return get(t).small_grouped_batch; },
+               [&](const auto& kernel, const Table& table) {
+                 check(kernel, std::is_same_v<X, int8_t> ? vector_of(table) : nullptr);
+               });
+  harness.each((slot + ".large_grouped_batch").c_str(),
+               [&](const rsr::KernelTable& t) -> auto& { return get(t).large_grouped_batch; },
+               [&](const auto& kernel, const Table& table) {
+                 check(kernel, decltype(vector_of(table))(nullptr));
+               });
 }
 
 template <class Packing, class X, class Get>
@@ -471,18 +508,10 @@ void check_dtype(Harness& harness, const char* name, Index<Packing>& a, size_t v
     harness.each((slot + ".vector (grouped)").c_str(),
                  [&](const rsr::KernelTable& t) -> auto& { return get(t).vector; },
                  [&](const auto& kernel, const Table&) { check_grouped(kernel, a, in); });
-  const auto check_groups = [&](const char* which, const auto& batch_of) {
-    harness.each((slot + which).c_str(),
-                 [&](const rsr::KernelTable& t) -> auto& { return batch_of(get(t)); },
-                 [&](const auto& kernel, const Table&) {
-                   if constexpr (std::is_same_v<Packing, W16>)
-                     for (size_t count : counts) check_grouped_batch(kernel, a, in, count);
-                 });
-  };
-  check_groups(".small_grouped_batch",
-               [](const auto& kernels) -> auto& { return kernels.small_grouped_batch; });
-  check_groups(".large_grouped_batch",
-               [](const auto& kernels) -> auto& { return kernels.large_grouped_batch; });
+  check_grouped_batches<X>(harness, slot, get, [&](const auto& kernel, const auto* as_alone) {
+    if constexpr (std::is_same_v<Packing, W16>)
+      for (size_t count : counts) check_grouped_batch(kernel, as_alone, a, in, count);
+  });
   const auto check = [&](const char* which, [[maybe_unused]] bool is_as_alone,
                          const auto& batch_of) {
     harness.each((slot + which).c_str(),
@@ -520,18 +549,10 @@ void check_short_units(Harness& harness, const char* name, Index<N4S1>& a, const
                  for (int i = 0; i < 3; i++) check_grouped(kernel, a, in);
                  if constexpr (std::is_same_v<X, int8_t>) check_vector(kernel, a, in);
                });
-  const auto check = [&](const char* which, const auto& batch_of) {
-    harness.each((std::string(name) + which).c_str(),
-                 [&](const rsr::KernelTable& t) -> auto& { return batch_of(get(t)); },
-                 [&](const auto& kernel, const Table&) {
-                   for (size_t count : {size_t{1}, 2 + below(15), 17 + below(16), 33 + below(35)})
-                     check_grouped_batch(kernel, a, in, count);
-                 });
-  };
-  check(".small_grouped_batch",
-        [](const auto& kernels) -> auto& { return kernels.small_grouped_batch; });
-  check(".large_grouped_batch",
-        [](const auto& kernels) -> auto& { return kernels.large_grouped_batch; });
+  check_grouped_batches<X>(harness, name, get, [&](const auto& kernel, const auto* as_alone) {
+    for (size_t count : {size_t{1}, 2 + below(15), 17 + below(16), 33 + below(35)})
+      check_grouped_batch(kernel, as_alone, a, in, count);
+  });
 }
 
 void check_groups_of_units(Harness& harness) {

@@ -42,6 +42,8 @@ Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 Damage = Callable[[Arrays], None]
 
+# Of every build, widest first.
+KNOWN_ISAS = ("amx", "avx512vnni", "avx512", "avx2", "neon_i8mm", "neon_dotprod", "neon", "scalar")
 ISAS: list[str] = list(rsr.cpu_info()["supported_isas"])
 BLOCK = 7  # rows that share a scale in Spec(scale="block")
 
