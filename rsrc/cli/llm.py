@@ -281,7 +281,7 @@ def perplexity(file: Path, text: Path, window: int | None, as_json: bool, **give
             found = model.perplexity(words, window, report, model.adapters)
     if as_json:
         value = found.value if math.isfinite(found.value) else None  # JSON has no infinity
-        result = {"file": str(file), "text": str(text), "perplexity": value}
+        result: dict[str, Any] = {"file": str(file), "text": str(text), "perplexity": value}
         result |= {"tokens": found.tokens, "window": found.window}
         result |= {"adapters": model.adapters} if model.adapters else {}
         click.echo(json.dumps(result, indent=2))
