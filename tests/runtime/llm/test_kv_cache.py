@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import mmap
 import sys
 from typing import Any
 
@@ -17,15 +15,19 @@ from rsr_runtime.llm import ModelError
 from rsr_runtime.llm.config import Config, read_config
 from rsr_runtime.llm.kv_cache import KVCache
 from rsr_runtime.llm.layers.attention import KeysAndValues
+from rsr_testing.process import run_python
 
 
-def config(**changes: Any) -> Config:
-    document = {
+def document(**changes: Any) -> dict[str, Any]:
+    return {
         "architectures": ["LlamaForCausalLM"], "vocab_size": 300, "hidden_size": 80,
         "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4,
         "num_key_value_heads": 2, **changes,
     }  # fmt: skip
-    return read_config({"config.json": json.dumps(document).encode()})
+
+
+def config(**changes: Any) -> Config:
+    return read_config({"config.json": json.dumps(document(**changes)).encode()})
 
 
 def layer(cache: KVCache, i: int) -> tuple[npt.NDArray[Any], ...]:
@@ -48,29 +50,37 @@ def test_int8_has_scales() -> None:
     assert sum(map(len, cache.arrays_at(7))) == 7 * 3 * 2 * (20 + 32 + 2 * 4)
 
 
-def resident(array: npt.NDArray[Any]) -> int:
-    """Return the bytes of pages of an array that are in memory."""
-    first = array.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
-    nbytes = array.ctypes.data + array.nbytes - first
-    pages = np.empty(-(-nbytes // mmap.PAGESIZE), np.uint8)
-    mincore = ctypes.CDLL(None, use_errno=True).mincore
-    arguments = ctypes.c_void_p(first), ctypes.c_size_t(nbytes), ctypes.c_void_p(pages.ctypes.data)
-    assert mincore(*arguments) == 0, ctypes.get_errno()
-    return int((pages & 1).sum()) * mmap.PAGESIZE
+# In a process of its own, whose memory nothing else takes or gives back.
+FILL = """
+import mmap, sys
+from pathlib import Path
+from rsr_runtime.llm.config import read_config
+from rsr_runtime.llm.kv_cache import KVCache
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+config = read_config({"config.json": sys.argv[1].encode()})
+before = resident()
+cache = KVCache(config, 1 << 17, sys.argv[2])
+reserved = sum(map(len, cache.arrays_at(1 << 17)))
+print((resident() - before) / reserved)
+for state in cache.states:
+    for array in state.arrays:
+        array[:, : array.shape[1] // 8] = 1
+print((resident() - before) / reserved)
+"""
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for the pages in memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("kv", ["float16", "int8"])
 def test_memory_is_taken_as_it_is_written(kv: str) -> None:
     """A context of 131,072 positions takes memory for those that are filled, in pages."""
-    cache = KVCache(config(num_attention_heads=2, hidden_size=128), 1 << 17, kv)
-    arrays = [array for i in range(3) for array in layer(cache, i)]
-    reserved = sum(array.nbytes for array in arrays)
-    assert sum(map(resident, arrays)) < reserved / 20
-    for array in arrays:
-        array[:, : array.shape[1] // 8] = 1
-    # An eighth, in huge pages of 2 MiB.
-    assert reserved / 9 < sum(map(resident, arrays)) < reserved / 2
+    done = run_python(FILL, json.dumps(document(num_attention_heads=2, hidden_size=128)), kv)
+    assert done.returncode == 0, done.stderr
+    reserved, filled = map(float, done.stdout.split())
+    assert reserved < 1 / 20
+    assert 1 / 9 < filled < 1 / 2  # an eighth, in huge pages of 2 MiB
 
 
 @pytest.mark.parametrize(("kv", "dtype"), [("float32", np.float32), ("float16", np.uint16)])
