@@ -408,8 +408,8 @@ def test_interrupts_at_any_moment_leave_a_model_that_others_can_use(loaded: Load
 
     other = threading.Thread(target=work)
     other.start()
-    rng, interrupts = random.Random(3), 0
-    for _ in range(150):
+    rng, interrupts, until = random.Random(3), 0, time.monotonic() + 30
+    while interrupts < 40 and time.monotonic() < until:  # many come after the end of a text
         try:
             with interrupted_after(rng.uniform(0.0001, 0.006)):
                 a_generation(model, 2)
@@ -418,7 +418,7 @@ def test_interrupts_at_any_moment_leave_a_model_that_others_can_use(loaded: Load
     stop.set()
     other.join(30)
     assert not other.is_alive()
-    assert interrupts > 30
+    assert interrupts == 40
     assert set(wrong) == {False}
     assert a_generation(model, 0) == expected
 
