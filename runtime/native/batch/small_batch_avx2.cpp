@@ -218,26 +218,22 @@ struct GroupedSmallBatch {
                       const Grouping& grouping, size_t count, size_t first, size_t last,
                       void* shared) {
     const size_t groups = group_count(grouping), bytes = group_bytes(grouping);
-    for (size_t set = 0; set < sets_of(count); set++) {
-      const size_t begin = set_begin(set, count), width = set_begin(set + 1, count) - begin;
-      for (size_t i = begin; i < begin + width; i++) {
-        if (i < first || i >= last) continue;
-        const int8_t* inputs = x + i * columns * W16::kBlocks * k;
-        for (size_t g = 0, b = 0, end; g < groups; g++, b = end) {
-          end = group_end(grouping, b);
-          char* t = static_cast<char*>(shared) + (begin * groups + g * width) * bytes +
-                    (i - begin) * Lookups::kTableBytes;
-          const size_t stop = divide_up(end, W16::kBlocks) * W16::kBlocks;
-          for (size_t block = b / W16::kBlocks * W16::kBlocks; block < stop;
-               block++, t += width * Lookups::kTableBytes) {
-            if (b <= block && block < end)
-              Lookups::build_table(inputs + block * k, patterns, k, t);
-            else
-              std::memset(t, 0, Lookups::kTableBytes);
-          }
+    for_vectors(count, kSetVectors, first, last, [&](size_t i, size_t begin, size_t width) {
+      const int8_t* inputs = x + i * columns * W16::kBlocks * k;
+      for (size_t g = 0, b = 0, end; g < groups; g++, b = end) {
+        end = group_end(grouping, b);
+        char* t = static_cast<char*>(shared) + (begin * groups + g * width) * bytes +
+                  (i - begin) * Lookups::kTableBytes;
+        const size_t stop = divide_up(end, W16::kBlocks) * W16::kBlocks;
+        for (size_t block = b / W16::kBlocks * W16::kBlocks; block < stop;
+             block++, t += width * Lookups::kTableBytes) {
+          if (b <= block && block < end)
+            Lookups::build_table(inputs + block * k, patterns, k, t);
+          else
+            std::memset(t, 0, Lookups::kTableBytes);
         }
       }
-    }
+    });
   }
 
   static void multiply(const RankedRows& a, const GroupScales& scales, const int16_t*, int,
@@ -250,8 +246,7 @@ struct GroupedSmallBatch {
       for (size_t g = 0, b = 0, end; g < groups; g++, b = end) {
         end = group_end(grouping, b);
         const size_t c = b / W16::kBlocks, columns = divide_up(end, W16::kBlocks) - c;
-        for (size_t set = 0; set < sets_of(count); set++) {
-          const size_t begin = set_begin(set, count), width = set_begin(set + 1, count) - begin;
+        for_sets(count, kSetVectors, [&](size_t begin, size_t width) {
           const char* tables =
               static_cast<const char*>(shared) + (begin * groups + g * width) * bytes;
           for (size_t r = top; r < bottom; r += kRows) {
@@ -270,7 +265,7 @@ struct GroupedSmallBatch {
               }
             }
           }
-        }
+        });
       }
     }
   }
@@ -297,45 +292,39 @@ struct GroupedSmallBatch {
       2, 16, shared_bytes, per_thread_bytes, prepare, multiply, 1};
 };
 
-// The same, packing n4s1. The sums of a group stay in registers until they are scaled and added to
-// y. The float sums are those of vector/n4s1_i8_avx2.cpp, bit by bit.
+// The same, packing n4s1. The float sums are those of vector/n4s1_i8_avx2.cpp, bit by bit.
 // Bound: an int16 sum takes the blocks of columns_per_widen units, then it is widened to int32.
 struct GroupedUnits {
+  using Packing = N4S1;
   using Digits = N4S1Digits;
-  static constexpr size_t kTableBytes = Digits::kTableBytes, kRows = 32;
+  static constexpr size_t kMinVectors = 2, kVectors = kSetVectors, kRows = 32;
+  static constexpr size_t kTableBytes = Digits::kTableBytes, kLineRows = 64;
 
-  // Some blocks of 32 rows and a set of vectors.
-  struct Group {
-    const uint8_t* unit;
-    size_t height, blocks, units_per_widen;
-    const char* tables;  // (block, vector)
-    const char* scales;
-    bool is_half, is_first;
-    __m256 steps[kSetVectors];
-    float* y;  // of the first row and vector
-    size_t stride;
+  // The units of a group.
+  struct Layout {
+    Layout(const RankedRows& a, const Grouping& grouping)
+        : index(a.index),
+          end(a.end),
+          group_bytes(N4S1::group_bytes(grouping.blocks_per_group)),
+          row_bytes((group_count(grouping) - 1) * group_bytes +
+                    N4S1::group_bytes(grouping.blocks -
+                                      (group_count(grouping) - 1) * grouping.blocks_per_group)) {}
+    const uint8_t* at(size_t g, size_t r) const {
+      const size_t strip = r / N4S1::kStripRows * N4S1::kStripRows;
+      const size_t height = strip_height<N4S1>(end - strip);
+      return index + strip * row_bytes + g * group_bytes * height + r - strip;
+    }
+
+    const uint8_t* index;
+    size_t end, group_bytes, row_bytes;  // of a group and row, of a row
   };
 
-  // Tables: (set, block, vector of the set).
-  static size_t shared_bytes(const Grouping& grouping, int, size_t count) {
-    return grouping.blocks * kTableBytes * count;
+  static void build_tables(const int8_t* x, const int16_t* patterns, int k, size_t blocks,
+                           size_t step, char* t) {
+    for (size_t b = 0; b < blocks; b++, x += k, t += step) Digits::build_table(x, patterns, k, t);
   }
-  static size_t per_thread_bytes(const Grouping&, int, size_t) { return 0; }
 
-  static void prepare(const int8_t* x, const int16_t* patterns, int k, size_t columns,
-                      const Grouping& grouping, size_t count, size_t first, size_t last,
-                      void* shared) {
-    for (size_t set = 0; set < sets_of(count); set++) {
-      const size_t begin = set_begin(set, count), width = set_begin(set + 1, count) - begin;
-      for (size_t i = begin; i < begin + width; i++) {
-        if (i < first || i >= last) continue;
-        const int8_t* inputs = x + i * columns * N4S1::kBlocks * k;
-        char* t = static_cast<char*>(shared) + (begin * grouping.blocks + i - begin) * kTableBytes;
-        for (size_t b = 0; b < grouping.blocks; b++, inputs += k, t += width * kTableBytes)
-          Digits::build_table(inputs, patterns, k, t);
-      }
-    }
-  }
+  static size_t rows_at_once(size_t, size_t) { return kRows; }
 
   // Adds a unit of N blocks.
   template <int N, int T>
@@ -364,8 +353,11 @@ struct GroupedUnits {
 
   // 32 rows of T vectors.
   template <int T>
-  static void lookup_group(const Group& group) {
-    const uint8_t* unit = group.unit;
+  static void lookup_group(const GroupRun& group) {
+    if (group.ahead != group.index)
+      for (size_t line = 0; line < N4S1::group_bytes(group.end - group.begin); line++)
+        _mm_prefetch(reinterpret_cast<const char*>(group.ahead + line * group.height), _MM_HINT_T1);
+    const uint8_t* unit = group.index;
     const char* t = group.tables;
     __m256i low_i16x16[T], high_i16x16[T];
     int32_t wide[T][kRows];  // sums so far, if an int16 sum does not take the group
@@ -376,8 +368,8 @@ struct GroupedUnits {
                                          : _mm256_castsi256_si128(sixteen));
     };
     bool is_wide = false;
-    for (size_t left = group.blocks;;) {
-      const UnitRun run(left, group.units_per_widen);
+    for (size_t left = group.end - group.begin;;) {
+      const UnitRun run(left, group.columns_per_widen);
       for (int i = 0; i < T; i++) low_i16x16[i] = high_i16x16[i] = _mm256_setzero_si256();
       const auto add = [&](auto blocks) {
         constexpr int kN = decltype(blocks)::value;
@@ -397,6 +389,8 @@ struct GroupedUnits {
       is_wide = true;
     }
     const size_t entry = group.is_half ? 2 : 4;
+    __m256 steps[T];
+    for (int i = 0; i < T; i++) steps[i] = _mm256_set1_ps(group.steps[i]);
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
       const __m256 scale = eight_scales(group.scales + 8 * j * entry, group.is_half);
@@ -406,58 +400,17 @@ struct GroupedUnits {
         if (is_wide) sum = _mm256_add_epi32(sum, load(wide[i] + 8 * j));
         float* y = group.y + i * group.stride + 8 * j;
         const __m256 before = group.is_first ? _mm256_setzero_ps() : _mm256_loadu_ps(y);
-        _mm256_storeu_ps(y, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum),
-                                            _mm256_mul_ps(scale, group.steps[i]), before));
+        _mm256_storeu_ps(
+            y, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(scale, steps[i]), before));
       }
     }
   }
 
-  static constexpr void (*kLookup[kSetVectors])(const Group&) = {lookup_group<1>, lookup_group<2>,
-                                                                 lookup_group<3>, lookup_group<4>};
-
-  static void multiply(const RankedRows& a, const GroupScales& scales, const int16_t*, int,
-                       const void* shared, size_t count, void*, float* y, size_t stride) {
-    const Grouping& grouping = scales.grouping;
-    const size_t groups = group_count(grouping);
-    const size_t group_bytes = N4S1::group_bytes(grouping.blocks_per_group);  // of a row
-    const size_t last_blocks = grouping.blocks - (groups - 1) * grouping.blocks_per_group;
-    const size_t row_bytes = (groups - 1) * group_bytes + N4S1::group_bytes(last_blocks);
-    for (size_t top = a.first; top < a.last; top += kGroupedPassRows) {
-      const size_t bottom = min(a.last, top + kGroupedPassRows);
-      for (size_t g = 0, b = 0, end; g < groups; g++, b = end) {
-        end = group_end(grouping, b);
-        for (size_t set = 0; set < sets_of(count); set++) {
-          const size_t begin = set_begin(set, count), width = set_begin(set + 1, count) - begin;
-          Group group;
-          group.blocks = end - b;
-          group.units_per_widen = a.columns_per_widen;
-          group.tables = static_cast<const char*>(shared) +
-                         (begin * grouping.blocks + b * width) * kTableBytes;
-          group.is_half = scales.is_half, group.is_first = g == 0;
-          group.stride = stride;
-          for (size_t i = 0; i < width; i++)
-            group.steps[i] = _mm256_set1_ps(step_of(scales, begin + i, g));
-          for (size_t r = top; r < bottom; r += kRows) {
-            const size_t strip = r / N4S1::kStripRows * N4S1::kStripRows;
-            group.height = strip_height<N4S1>(a.end - strip);
-            group.unit = a.index + strip * row_bytes + g * group_bytes * group.height + r - strip;
-            group.scales = scales_at(scales, g, r - a.first);
-            group.y = y + begin * stride + r - a.first;
-            const bool is_new_line = r == strip || r == top;  // a line has the bytes of a strip
-            if (set == 0 && is_new_line && strip + 2 * N4S1::kStripRows <= a.end)
-              for (size_t line = 0; line < N4S1::group_bytes(group.blocks); line++)
-                _mm_prefetch(reinterpret_cast<const char*>(
-                                 group.unit + N4S1::kStripRows * row_bytes + line * group.height),
-                             _MM_HINT_T1);
-            kLookup[width - 1](group);
-          }
-        }
-      }
-    }
+  static auto lookup(size_t, size_t width) {
+    constexpr void (*kLookup[kVectors])(const GroupRun&) = {lookup_group<1>, lookup_group<2>,
+                                                            lookup_group<3>, lookup_group<4>};
+    return kLookup[width - 1];
   }
-
-  static constexpr GroupedBatchKernel<int8_t, int16_t> kBatch = {
-      2, 16, shared_bytes, per_thread_bytes, prepare, multiply, 1};
 };
 
 }  // namespace
@@ -468,7 +421,7 @@ void fill_small_batch_avx2(KernelTable& table, Isa isa) {
   table.w16_i8.small_batch = SmallBatch<Kernel<W16Digits<false>>>::kBatch;
   table.w16_i8.small_grouped_batch = GroupedSmallBatch::kBatch;
   table.n4s1_i8.small_batch = SmallBatch<Kernel<N4S1Digits>>::kBatch;
-  table.n4s1_i8.small_grouped_batch = GroupedUnits::kBatch;
+  table.n4s1_i8.small_grouped_batch = SmallGroupedBatch<GroupedUnits>::kBatch;
 }
 
 }  // namespace rsr

@@ -79,52 +79,48 @@ struct Kernel {
   }
 };
 
-// The same with scales of groups of columns. The sums of a group stay in registers until they are
-// scaled and added to y; a word's ranks of other groups are skipped.
+// The same with scales of groups of columns. A word's ranks of other groups are skipped.
 //
 // Per group, 32 rows and vector: 2 each of vpmovsxwd, vcvtdq2ps, vmulps, vfmadd and stores. The
 // float sums are those of vector/w16_grouped_avx512.cpp, bit by bit.
 // Bound: an int16 sum takes the blocks of columns_per_widen columns, then it is widened to int32.
-struct GroupedSmallBatch {
-  // Of a set: two leave registers for 128 rows, which share each load of a table.
+struct GroupedKernel {
+  using Packing = W16;
+  // Rows of processor.cpp say where it is faster than one vector after the other.
+  static constexpr size_t kMinVectors = kNever;
+  // Two leave registers for 128 rows, which share each load of a table.
   static constexpr size_t kVectors = 2;
+  static constexpr size_t kTableBytes = kTableBytesI8, kLineRows = 64 / W16::kCellBytes;
 
-  // Blocks [begin, end), a group, of some rows of a strip and a set of vectors.
-  struct Group {
-    const uint16_t *words, *ahead;  // in column 0: of the first row, of the rows read next
-    size_t height, begin, end, blocks_per_widen;
-    const char* tables;  // (block, vector)
-    const char* scales;
-    bool is_half, is_first;
-    __m512 steps[kVectors];
-    float* y;  // of the first row and vector
-    size_t stride;
+  // All groups, in word column 0: a word may have ranks of two.
+  struct Layout {
+    Layout(const RankedRows& a, const Grouping&) : index(a.index), columns(a.columns) {}
+    const uint8_t* at(size_t, size_t r) const {
+      const size_t strip = r / W16::kStripRows * W16::kStripRows;
+      return index + (strip * columns + r - strip) * W16::kCellBytes;
+    }
+
+    const uint8_t* index;
+    size_t columns;
   };
 
-  // Tables: (set, block, vector of the set).
-  static size_t shared_bytes(const Grouping& grouping, int, size_t count) {
-    return grouping.blocks * kTableBytesI8 * count;
-  }
-  static size_t per_thread_bytes(const Grouping&, int, size_t) { return 0; }
-
-  static void prepare(const int8_t* x, const int16_t* patterns, int k, size_t columns,
-                      const Grouping& grouping, size_t count, size_t first, size_t last,
-                      void* shared) {
+  static void build_tables(const int8_t* x, const int16_t* patterns, int k, size_t blocks,
+                           size_t step, char* t) {
     with_k(k, [&](auto K) {
-      for (size_t i = first; i < last; i++) {
-        const size_t begin = i / kVectors * kVectors, width = min(kVectors, count - begin);
-        const int8_t* inputs = x + i * columns * W16::kBlocks * k;
-        char* t =
-            static_cast<char*>(shared) + (begin * grouping.blocks + i - begin) * kTableBytesI8;
-        for (size_t b = 0; b < grouping.blocks; b++, inputs += k, t += width * kTableBytesI8)
-          build_tables_i8<K>(inputs, patterns, k, 1, t);
-      }
+      for (size_t b = 0; b < blocks; b++, x += k, t += step)
+        build_tables_i8<K>(x, patterns, k, 1, t);
     });
+  }
+
+  static size_t rows_at_once(size_t rows, size_t width) {
+    return Kernel::rows_at_once(rows, width);
   }
 
   // 32 R rows of T vectors.
   template <int R, int T>
-  static void lookup_group(const Group& group) {
+  static void lookup_group(const GroupRun& group) {
+    const uint16_t* const words = reinterpret_cast<const uint16_t*>(group.index);
+    const uint16_t* const ahead = reinterpret_cast<const uint16_t*>(group.ahead);
     const char* t = group.tables;
     __m512i sum_i16x32[T][R];
     alignas(64) int32_t wide[T][R * 32];  // sums so far, if an int16 sum does not take the group
@@ -141,13 +137,12 @@ struct GroupedSmallBatch {
           _mm512_set1_epi16(static_cast<short>(W16::kRankBits * (b % W16::kBlocks)));
       __m512i ranks[R];
       for (int r = 0; r < R; r++)
-        ranks[r] =
-            _mm512_srlv_epi16(load(group.words + b / W16::kBlocks * group.height + 32 * r), shift);
+        ranks[r] = _mm512_srlv_epi16(load(words + b / W16::kBlocks * group.height + 32 * r), shift);
       add_block(ranks);
     };
     bool is_wide = false;
     for (size_t b = group.begin;;) {
-      const size_t stop = min(group.end, b + group.blocks_per_widen);
+      const size_t stop = min(group.end, b + W16::kBlocks * group.columns_per_widen);
       for (auto& sums : sum_i16x32)
         for (auto& sum : sums) sum = _mm512_setzero_si512();
       for (; b < stop && b % W16::kBlocks; b++) add_rank(b);
@@ -155,8 +150,8 @@ struct GroupedSmallBatch {
         const size_t column = b / W16::kBlocks * group.height;
         __m512i ranks[R];
         for (int r = 0; r < R; r++) {
-          _mm_prefetch(reinterpret_cast<const char*>(group.ahead + column + 32 * r), _MM_HINT_T1);
-          ranks[r] = load(group.words + column + 32 * r);
+          _mm_prefetch(reinterpret_cast<const char*>(ahead + column + 32 * r), _MM_HINT_T1);
+          ranks[r] = load(words + column + 32 * r);
         }
         add_block(ranks);
         __m512i next[R];
@@ -178,6 +173,8 @@ struct GroupedSmallBatch {
         }
       is_wide = true;
     }
+    __m512 steps[T];
+    for (int i = 0; i < T; i++) steps[i] = _mm512_set1_ps(group.steps[i]);
     for (int r = 0; r < R; r++) {
       const size_t entry = group.is_half ? 2 : 4;
       const char* scales = group.scales + 32 * r * entry;
@@ -191,71 +188,27 @@ struct GroupedSmallBatch {
         float* y = group.y + i * group.stride + 32 * r;
         __m512 first = _mm512_setzero_ps(), second = first;
         if (!group.is_first) first = _mm512_loadu_ps(y), second = _mm512_loadu_ps(y + 16);
-        _mm512_storeu_ps(y, _mm512_fmadd_ps(_mm512_cvtepi32_ps(low),
-                                            _mm512_mul_ps(low_scale, group.steps[i]), first));
-        _mm512_storeu_ps(y + 16,
-                         _mm512_fmadd_ps(_mm512_cvtepi32_ps(high),
-                                         _mm512_mul_ps(high_scale, group.steps[i]), second));
+        _mm512_storeu_ps(
+            y, _mm512_fmadd_ps(_mm512_cvtepi32_ps(low), _mm512_mul_ps(low_scale, steps[i]), first));
+        _mm512_storeu_ps(y + 16, _mm512_fmadd_ps(_mm512_cvtepi32_ps(high),
+                                                 _mm512_mul_ps(high_scale, steps[i]), second));
       }
     }
   }
 
   template <int R>
-  static constexpr void (*kLookup[kVectors])(const Group&) = {lookup_group<R, 1>,
-                                                              lookup_group<R, 2>};
-
-  static void multiply(const RankedRows& a, const GroupScales& scales, const int16_t*, int,
-                       const void* shared, size_t count, void*, float* y, size_t stride) {
-    constexpr size_t kStripRows = W16::kStripRows;
-    const Grouping& grouping = scales.grouping;
-    const auto height_at = [&](size_t r) {
-      return strip_height<W16>(a.end - r / kStripRows * kStripRows);
-    };
-    const auto words_at = [&](size_t r) {
-      return reinterpret_cast<const uint16_t*>(a.index) + r / kStripRows * kStripRows * a.columns +
-             r % kStripRows;
-    };
-    for (size_t top = a.first; top < a.last; top += kGroupedPassRows) {
-      const size_t bottom = min(a.last, top + kGroupedPassRows);
-      for (size_t g = 0, b = 0, end; g < group_count(grouping); g++, b = end) {
-        end = group_end(grouping, b);
-        for (size_t begin = 0; begin < count; begin += kVectors) {
-          const size_t width = min(kVectors, count - begin);
-          Group group;
-          group.begin = b, group.end = end;
-          group.blocks_per_widen = W16::kBlocks * a.columns_per_widen;
-          group.tables = static_cast<const char*>(shared) +
-                         (begin * grouping.blocks + b * width) * kTableBytesI8;
-          group.is_half = scales.is_half, group.is_first = g == 0;
-          group.stride = stride;
-          for (size_t i = 0; i < width; i++)
-            group.steps[i] = _mm512_set1_ps(step_of(scales, begin + i, g));
-          for (size_t r = top, step; r < bottom; r += step) {
-            group.height = height_at(r);
-            step = Kernel::rows_at_once(min(bottom - r, group.height - r % kStripRows), width);
-            group.words = words_at(r);
-            const size_t below = r + kStripRows;
-            const bool goes_on = begin == 0 && below < bottom && height_at(below) == group.height;
-            group.ahead = goes_on ? words_at(below) : group.words;
-            group.scales = scales_at(scales, g, r - a.first);
-            group.y = y + begin * stride + r - a.first;
-            (step == 128 ? kLookup<4> : step == 64 ? kLookup<2> : kLookup<1>)[width - 1](group);
-          }
-        }
-      }
-    }
+  static constexpr void (*kLookup[kVectors])(const GroupRun&) = {lookup_group<R, 1>,
+                                                                 lookup_group<R, 2>};
+  static auto lookup(size_t rows, size_t width) {
+    return (rows == 128 ? kLookup<4> : rows == 64 ? kLookup<2> : kLookup<1>)[width - 1];
   }
-
-  // Rows of processor.cpp say where it is faster than one vector after the other.
-  static constexpr GroupedBatchKernel<int8_t, int16_t> kBatch = {
-      kNever, 16, shared_bytes, per_thread_bytes, prepare, multiply, 1};
 };
 
 }  // namespace
 
 void fill_small_batch_avx512(KernelTable& table) {
   table.w16_i8.small_batch = SmallBatch<Kernel>::kBatch;
-  table.w16_i8.small_grouped_batch = GroupedSmallBatch::kBatch;
+  table.w16_i8.small_grouped_batch = SmallGroupedBatch<GroupedKernel>::kBatch;
 }
 
 }  // namespace rsr
