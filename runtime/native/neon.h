@@ -9,29 +9,13 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "prefetch.h"
+
 namespace rsr {
 namespace {
 
 // Far enough ahead of a stream from memory; hardware prefetchers do most of it.
 constexpr size_t kPrefetchAhead = 1024;
-
-// Into the L1 cache.
-inline void prefetch_line(const void* p) {
-#if defined(_MSC_VER) && !defined(__clang__)
-  __prefetch(p);
-#else
-  __builtin_prefetch(p);
-#endif
-}
-
-// Into the L2 cache (pldl2keep).
-inline void prefetch_into_l2(const void* p) {
-#if defined(_MSC_VER) && !defined(__clang__)
-  __prefetch2(p, 2);
-#else
-  __builtin_prefetch(p, 0, 2);
-#endif
-}
 
 // Prefetches an index.
 inline void prefetch_index(const void* p) {

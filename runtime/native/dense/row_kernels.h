@@ -21,30 +21,11 @@
 #include <cstddef>
 #include <type_traits>
 
+#include "prefetch.h"
 #include "table.h"
-
-#if defined(_MSC_VER)
-#include <intrin.h>
-#endif
 
 namespace rsr {
 namespace {
-
-inline void prefetch_line([[maybe_unused]] const void* p) {
-#if defined(__GNUC__) || defined(__clang__)
-  __builtin_prefetch(p);
-#elif defined(_M_X64)
-  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
-#endif
-}
-
-inline void prefetch_into_l2([[maybe_unused]] const void* p) {
-#if defined(__GNUC__) || defined(__clang__)
-  __builtin_prefetch(p, 0, 2);
-#elif defined(_M_X64)
-  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
-#endif
-}
 
 template <class K, int R, int V>
 void multiply_block(const DenseRows<typename K::Input>& p, size_t row, size_t vector,
@@ -113,16 +94,20 @@ void multiply_dense_rows(const DenseRows<typename K::Input>& p) {
   }
 }
 
-// Base classes: float32 sums are written as they are, int8 sums are scaled.
-struct FloatSums {
+// Base classes. A stream: rows that are read one after the other.
+struct Stream {
+  static constexpr size_t kPrefetchBytes = 8192;  // ahead
+};
+
+// float32 sums are written as they are, int8 sums are scaled.
+struct FloatSums : Stream {
   using Input = float;
-  static constexpr size_t kPrefetchBytes = 8192;  // ahead, in a single stream
   static float apply_scale(float sum, const DenseRows<float>&, size_t, size_t) { return sum; }
 };
 
-struct QuantizedSums {
+struct QuantizedSums : Stream {
   using Input = int8_t;
-  static constexpr size_t kWeightBytes = 1, kPrefetchBytes = 8192;
+  static constexpr size_t kWeightBytes = 1;
   static float apply_scale(int32_t sum, const DenseRows<int8_t>& p, size_t row, size_t vector) {
     return static_cast<float>(sum) * p.scale[row] / p.divisors[vector];
   }
