@@ -117,7 +117,8 @@ struct VectorKernel {
                                void* tables) = nullptr;
 };
 
-// As min_vectors: no pass has so many. Unlike 0, it leaves the kernel to the rows of processor.cpp.
+// As min_vectors: no pass has so many vectors, but a row of processor.cpp may say fewer. 0 means
+// that there is no kernel.
 constexpr size_t kNever = size_t(1) << 30;
 
 // Several vectors at once.

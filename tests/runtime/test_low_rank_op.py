@@ -72,6 +72,8 @@ def test_is_within_its_bound(
     [
         (lambda s: s["a"].append(s["a"][0]), "as many of a, b, scales and y"),
         (lambda s: s["scales"].append(1.0), "as many of a, b, scales and y"),
+        (lambda s: s.update(scales=[1e39]), "scales must fit float32"),
+        (lambda s: s.update(scales=[float("nan")]), "scales must fit float32"),
         (lambda s: s.update(a=[s["a"][0].astype("f8")]), "a and b must be float32, float16, or"),
         (lambda s: s.update(b=[s["b"][0].astype("i2")]), "a and b must be float32, float16, or"),
         (lambda s: s.update(a=[s["a"][0][:, :3]]), "rank, columns of x"),

@@ -10,6 +10,16 @@
 
 namespace nb = nanobind;
 
+struct Half {  // float16
+  uint16_t bits;
+};
+
+template <>
+struct nanobind::detail::dtype_traits<Half> {
+  static constexpr dlpack::dtype value{static_cast<uint8_t>(dlpack::dtype_code::Float), 16, 1};
+  static constexpr auto name = const_name("float16");
+};
+
 template <class T, int N>
 using Array = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 

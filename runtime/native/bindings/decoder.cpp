@@ -242,8 +242,7 @@ rsr::DenseType dtype_of(const Given& array) {
   const nb::dlpack::dtype found = array.dtype();
   if (found == nb::dtype<float>()) return rsr::DenseType::f32;
   if (found == nb::dtype<uint16_t>()) return rsr::DenseType::bf16;
-  const nb::dlpack::dtype half = {static_cast<uint8_t>(nb::dlpack::dtype_code::Float), 16, 1};
-  require(found == half, "a and b must be float32, float16, or bfloat16 as uint16");
+  require(found == nb::dtype<Half>(), "a and b must be float32, float16, or bfloat16 as uint16");
   return rsr::DenseType::f16;
 }
 

@@ -21,20 +21,6 @@ using namespace nb::literals;
 
 namespace {
 
-struct Half {  // float16
-  uint16_t bits;
-};
-
-}  // namespace
-
-template <>
-struct nanobind::detail::dtype_traits<Half> {
-  static constexpr dlpack::dtype value{static_cast<uint8_t>(dlpack::dtype_code::Float), 16, 1};
-  static constexpr auto name = const_name("float16");
-};
-
-namespace {
-
 template <class X, class Y>
 void check_shapes(const Array<const X, 2>& x, const Array<Y, 2>& y, size_t in, size_t out) {
   require(x.shape(1) == in && y.shape(1) == out && x.shape(0) == y.shape(0),

@@ -50,7 +50,7 @@ void add_low_rank(const float* x, size_t count, const LowRank* products, size_t 
   const auto a_bytes = [](const LowRank& p) {
     return p.a.rows * p.a.columns * bytes_of(p.a.dtype);
   };
-  // A pass over all layers finds no adapter in the caches.
+  // A comes from memory: a pass over all layers evicts it.
   const bool in_order = count == 1 && kernels().dense.large_in_order;
   const auto multiply = [&](size_t i, size_t task) {
     const LowRank& p = products[i];

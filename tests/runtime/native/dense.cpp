@@ -7,13 +7,6 @@
 namespace harness {
 namespace {
 
-float widen_bf16(uint16_t bits) {
-  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-  float value;
-  std::memcpy(&value, &wide, sizeof value);
-  return value;
-}
-
 // Weights of one dtype at an odd address, and their values.
 struct Weights {
   size_t rows, columns, bytes;

@@ -36,6 +36,13 @@ T pick(std::initializer_list<T> values) {
   return values.begin()[below(values.size())];
 }
 
+inline float widen_bf16(uint16_t bits) {
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, sizeof value);
+  return value;
+}
+
 // Worst cases of inputs, by kind. Kind 0 is random, kind kNotFinite has an infinity and perhaps a
 // NaN.
 constexpr size_t kInt8Kinds = 5, kFloatKinds = 14, kNotFinite = 7;

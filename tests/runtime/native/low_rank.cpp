@@ -36,12 +36,7 @@ struct BF16 {
     std::memcpy(&bits, &x, sizeof bits);
     return static_cast<uint16_t>(bits >> 16);
   }
-  static float widened(uint16_t bits) {
-    const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-    float x;
-    std::memcpy(&x, &wide, sizeof x);
-    return x;
-  }
+  static float widened(uint16_t bits) { return widen_bf16(bits); }
 };
 
 struct F16 {
